@@ -1,0 +1,3 @@
+//! Tollgate's rooms, in the order in which data passes them.
+
+pub mod wire;
