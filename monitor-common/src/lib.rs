@@ -1,2 +1,179 @@
-//! The types that Tollgate's eBPF programs and its daemon share. No logic.
+//! The types that Tollgate's eBPF programs and its daemon share: map keys and values, and the records of the ring.
+//!
+//! **Invariant:** `no_std`, plain `#[repr(C)]` data without padding bytes, and no logic.
 #![no_std]
+
+/// Tasks that can be gated at the same time. [`Gate`]s live in an array of this size; slot 0 is never given out.
+pub const MAX_TASKS: u32 = 4096;
+/// Slot of a process that is known to belong to no task.
+pub const NO_TASK: u32 = 0;
+/// Payload sizes of the record tiers, smallest first.
+pub const TIERS: [usize; 4] = [512, 4 * 1024, 16 * 1024, 64 * 1024];
+/// Records that one socket write or read may be cut into. What is longer is a gap in the stream offsets.
+pub const MAX_RECORDS_PER_CALL: u32 = 64;
+/// Path bytes of an `exec` record.
+pub const EXEC_PATH: usize = 256;
+
+/// The kernel side of a task: how many requests may start, and what happens to the next one when none may.
+///
+/// Lives in a memory-mapped array: user space lends and takes back credits with atomic operations on the same memory
+/// that the programs take them from. One cache line, so that tasks do not disturb each other.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gate {
+    /// Requests that may start. Taken by the kernel, one per request; negative only for the blink of a refused one.
+    pub credits: i64,
+    /// Credits taken since the slot was given out.
+    pub taken: u64,
+    /// Requests stopped at the probe because no credit was left.
+    pub held: u64,
+    /// Writes of a shut task that were answered with `SIGKILL`.
+    pub refused: u64,
+    /// Signals that the kernel could not send. User space must act in its place.
+    pub signal_failures: u64,
+    /// One of the `GATE_*` states.
+    pub state: u32,
+    pub reserved: u32,
+    pub reserved2: [u64; 2],
+}
+
+/// Without credits a request is stopped (`SIGSTOP`) at the entry of the write until user space decides.
+pub const GATE_OPEN: u32 = 0;
+/// Any write is answered with `SIGKILL` before it leaves.
+pub const GATE_SHUT: u32 = 1;
+
+/// A process that belongs to a task, keyed by its id in the initial pid namespace. Inherited by fork, kept over cgroup moves.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// Boot-clock nanoseconds at which this address space began (fork or exec): tells a reused pid or pointer apart.
+    pub born: u64,
+    pub slot: u32,
+    pub reserved: u32,
+}
+
+/// What identifies a connection while it lives: the TLS object of one address space.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionKey {
+    /// `SSL *` in the process.
+    pub object: u64,
+    pub tgid: u32,
+    pub reserved: u32,
+}
+
+/// What the kernel knows of a connection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// [`Process::born`] of the address space that the object belongs to.
+    pub process_born: u64,
+    /// Boot-clock nanoseconds at which it was first seen: with the key, unique for ever.
+    pub born: u64,
+    /// Plaintext bytes written so far, from the first captured one.
+    pub sent: u64,
+    /// Plaintext bytes read so far.
+    pub received: u64,
+    /// `sent + 1` at the last request start that took a credit: a retried write does not take a second one.
+    pub credited_at: u64,
+    /// One of the `VERDICT_*` states.
+    pub verdict: u32,
+    /// Calls seen without a verdict.
+    pub undecided: u32,
+}
+
+/// No bytes yet that tell what the connection speaks.
+pub const VERDICT_UNKNOWN: u32 = 0;
+/// A client speaking HTTP: every byte is copied.
+pub const VERDICT_HTTP: u32 = 1;
+/// Of no interest: nothing is copied.
+pub const VERDICT_IGNORE: u32 = 2;
+
+/// Kinds of records in the ring.
+pub const KIND_DATA: u8 = 1;
+/// A request starts on a connection: at the entry of the write, before any of its bytes left.
+pub const KIND_START: u8 = 2;
+/// The connection's TLS object was freed.
+pub const KIND_CLOSE: u8 = 3;
+pub const KIND_FORK: u8 = 4;
+pub const KIND_EXEC: u8 = 5;
+pub const KIND_EXIT: u8 = 6;
+
+/// [`KIND_DATA`]: bytes the process wrote / read.
+pub const FLAG_SENT: u8 = 1;
+/// [`KIND_START`]: a credit was taken.
+pub const FLAG_CREDITED: u8 = 2;
+/// [`KIND_START`]: no credit was left; the process was sent `SIGSTOP` and the record carries the beginning of the request.
+pub const FLAG_HELD: u8 = 4;
+/// The kernel could not send the signal.
+pub const FLAG_SIGNAL_FAILED: u8 = 8;
+
+/// Head of every record, followed by up to `len` payload bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
+    /// Boot-clock nanoseconds.
+    pub time: u64,
+    /// Connection records: the TLS object. Fork: the parent's tgid.
+    pub object: u64,
+    /// [`Connection::born`].
+    pub connection_born: u64,
+    /// Data: stream offset of the first payload byte in its direction.
+    pub offset: u64,
+    pub slot: u32,
+    pub tgid: u32,
+    pub tid: u32,
+    /// Payload bytes that follow and are valid.
+    pub len: u32,
+    /// Start: bytes that the held write wanted to send. Else 0.
+    pub wanted: u32,
+    pub kind: u8,
+    pub flags: u8,
+    pub reserved: u16,
+}
+
+/// A record of one tier as it lies in the ring.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Record<const N: usize> {
+    pub header: Header,
+    pub payload: [u8; N],
+}
+
+/// Losses and failures, counted per CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Records that found no room in the ring.
+    pub dropped_records: u64,
+    /// Plaintext bytes in them.
+    pub dropped_bytes: u64,
+    /// Plaintext bytes past [`MAX_RECORDS_PER_CALL`] records of one call.
+    pub uncopied_bytes: u64,
+    /// Copies from user memory that failed.
+    pub unreadable_buffers: u64,
+    /// Entries that found no room in a map.
+    pub map_full: u64,
+    /// Signals that could not be sent.
+    pub signal_failures: u64,
+    /// Records handed over.
+    pub records: u64,
+    /// Plaintext bytes handed over.
+    pub bytes: u64,
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Connection, ConnectionKey, Counters, Gate, Process};
+
+    // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
+    unsafe impl aya::Pod for Gate {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Process {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ConnectionKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Connection {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counters {}
+}

@@ -1,3 +1,4 @@
 //! Tollgate's rooms, in the order in which data passes them.
 
+pub mod probe;
 pub mod wire;

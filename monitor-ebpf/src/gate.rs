@@ -1,0 +1,68 @@
+//! The gate: whether a request may leave.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
+
+use aya_ebpf::helpers::generated::bpf_send_signal;
+use monitor_common::{FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_SHUT, Gate};
+
+use crate::maps::{GATES, count};
+
+/// Signal numbers of every architecture that the programs run on.
+const SIGKILL: u32 = 9;
+const SIGSTOP: u32 = 19;
+
+/// Adds to a counter that user space and other CPUs change at the same time, and returns what it was before.
+///
+/// `SeqCst` only: with weaker orders LLVM turns the fetch into a plain add and hands back the operand.
+#[inline(always)]
+unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's pointer is to a live, aligned map value.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
+}
+
+/// Kills the current process if its task is shut. Said before anything else about a write.
+#[inline(always)]
+pub fn refuse_if_shut(slot: u32) -> bool {
+    let Some(gate) = GATES.get_ptr_mut(slot) else { return false };
+    // SAFETY: a live map value; volatile because user space changes it.
+    if unsafe { core::ptr::read_volatile(&raw const (*gate).state) } != GATE_SHUT {
+        return false;
+    }
+    // SAFETY: a live map value.
+    unsafe { fetch_add(&raw mut (*gate).refused, 1) };
+    send(gate, SIGKILL);
+    true
+}
+
+/// Takes one credit for a request that starts, or stops the process; returns the flags for the start record.
+#[inline(always)]
+pub fn take_credit(slot: u32) -> u8 {
+    let Some(gate) = GATES.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: a live map value.
+    let credits = unsafe { &raw mut (*gate).credits }.cast::<u64>();
+    // SAFETY: as above.
+    let before = unsafe { atomic_xsub::<u64, u64, { AtomicOrdering::SeqCst }>(credits, 1) } as i64;
+    if before > 0 {
+        // SAFETY: as above.
+        unsafe { fetch_add(&raw mut (*gate).taken, 1) };
+        return FLAG_CREDITED;
+    }
+    // SAFETY: as above.
+    unsafe { fetch_add(credits, 1) };
+    // SAFETY: as above.
+    unsafe { fetch_add(&raw mut (*gate).held, 1) };
+    if send(gate, SIGSTOP) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }
+}
+
+/// Sends a signal to the current process; it is delivered before the probed function runs.
+#[inline(always)]
+fn send(gate: *mut Gate, signal: u32) -> bool {
+    // SAFETY: plain arguments.
+    if unsafe { bpf_send_signal(signal) } == 0 {
+        return true;
+    }
+    // SAFETY: a live map value.
+    unsafe { fetch_add(&raw mut (*gate).signal_failures, 1) };
+    count(|c| c.signal_failures += 1);
+    false
+}

@@ -1,0 +1,260 @@
+//! OpenSSL's calls: what was written is known at the return, whether it may be written is decided at the entry.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_ktime_get_boot_ns, bpf_probe_read_user},
+    },
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use monitor_common::{
+    Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, Process, TIERS, VERDICT_HTTP,
+    VERDICT_IGNORE, VERDICT_UNKNOWN,
+};
+
+use crate::{
+    gate::{refuse_if_shut, take_credit},
+    maps::{CALLS, CONNECTIONS, Call, PROCESSES, count},
+    process::current,
+    record::{emit, emit_bytes, header},
+};
+
+/// Calls without a recognised beginning after which a connection is ignored.
+const UNDECIDED_CALLS: u32 = 64;
+/// Bytes of a held request that user space gets to price it by.
+const HELD_BYTES: u64 = TIERS[2] as u64;
+
+/// `int SSL_write(SSL *, const void *, int)`
+#[uprobe]
+pub fn ssl_write(ctx: ProbeContext) -> u32 {
+    // A negative length is an error that OpenSSL returns; nothing is sent then.
+    let len = ctx.arg::<i32>(2).unwrap_or(0);
+    enter_write(&ctx, if len > 0 { len as u64 } else { 0 }, 0)
+}
+
+/// `int SSL_write_ex(SSL *, const void *, size_t, size_t *written)`
+#[uprobe]
+pub fn ssl_write_ex(ctx: ProbeContext) -> u32 {
+    enter_write(&ctx, ctx.arg::<u64>(2).unwrap_or(0), ctx.arg::<u64>(3).unwrap_or(0))
+}
+
+/// `int SSL_read(SSL *, void *, int)`
+#[uprobe]
+pub fn ssl_read(ctx: ProbeContext) -> u32 {
+    enter_read(&ctx, 0)
+}
+
+/// `int SSL_read_ex(SSL *, void *, size_t, size_t *readbytes)`
+#[uprobe]
+pub fn ssl_read_ex(ctx: ProbeContext) -> u32 {
+    enter_read(&ctx, ctx.arg::<u64>(3).unwrap_or(0))
+}
+
+/// Return of any of them.
+#[uretprobe]
+pub fn ssl_return(ctx: RetProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the value is copied out at once.
+    let Some(call) = (unsafe { CALLS.get(&thread) }).copied() else { return 0 };
+    drop(CALLS.remove(&thread));
+    let status = ctx.ret::<i32>();
+    if status <= 0 {
+        return 0;
+    }
+    let len = if call.length_at == 0 { status as u64 } else { read_user::<u64>(call.length_at) };
+    if len > 0 {
+        commit(&call, len);
+    }
+    0
+}
+
+/// `void SSL_free(SSL *)`
+#[uprobe]
+pub fn ssl_free(ctx: ProbeContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    let key = key(ctx.arg::<u64>(0).unwrap_or(0));
+    // SAFETY: the value is copied out at once.
+    let Some(connection) = (unsafe { CONNECTIONS.get(&key) }).copied() else { return 0 };
+    drop(CONNECTIONS.remove(&key));
+    if connection.verdict == VERDICT_HTTP && connection.process_born == process.born {
+        let mut header = header(KIND_CLOSE, 0, process.slot);
+        header.object = key.object;
+        header.connection_born = connection.born;
+        emit(header);
+    }
+    0
+}
+
+#[inline(always)]
+fn key(object: u64) -> ConnectionKey {
+    ConnectionKey { object, tgid: (bpf_get_current_pid_tgid() >> 32) as u32, reserved: 0 }
+}
+
+#[inline(always)]
+fn read_user<T: Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the destination has the size of `T`; the helper checks the source.
+    let status = unsafe { bpf_probe_read_user((&raw mut value).cast(), size_of::<T>() as u32, address as *const _) };
+    if status != 0 {
+        count(|c| c.unreadable_buffers += 1);
+    }
+    value
+}
+
+#[inline(always)]
+fn remember_call(call: &Call) {
+    if CALLS.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
+        count(|c| c.map_full += 1);
+    }
+}
+
+#[inline(always)]
+fn enter_read<C: EbpfContext + Arguments>(ctx: &C, length_at: u64) -> u32 {
+    let Some(process) = current() else { return 0 };
+    remember_call(&Call { object: ctx.argument(0), buffer: ctx.argument(1), length_at, slot: process.slot, sent: 0 });
+    0
+}
+
+#[inline(always)]
+fn enter_write<C: EbpfContext + Arguments>(ctx: &C, len: u64, length_at: u64) -> u32 {
+    let Some(process) = current() else { return 0 };
+    if refuse_if_shut(process.slot) {
+        return 0;
+    }
+    let call = Call { object: ctx.argument(0), buffer: ctx.argument(1), length_at, slot: process.slot, sent: 1 };
+    remember_call(&call);
+    if len == 0 {
+        return 0;
+    }
+    if let Some(connection) = connection(key(call.object), &process) {
+        // SAFETY: a live map value; one thread at a time writes to a TLS object.
+        begin_request(&call, len, unsafe { &mut *connection });
+    }
+    0
+}
+
+/// The first bytes of a request take a credit. A write that is tried again (it returned an error, nothing was sent) does not take another.
+#[inline(always)]
+fn begin_request(call: &Call, len: u64, connection: &mut Connection) {
+    if connection.verdict == VERDICT_IGNORE || connection.credited_at == connection.sent + 1 {
+        return;
+    }
+    if !starts_request(read_user::<u64>(call.buffer), len) {
+        return;
+    }
+    connection.verdict = VERDICT_HTTP;
+    connection.credited_at = connection.sent + 1;
+    let flags = take_credit(call.slot);
+    let mut header = header(KIND_START, flags, call.slot);
+    header.object = call.object;
+    header.connection_born = connection.born;
+    header.offset = connection.sent;
+    header.wanted = if len > u64::from(u32::MAX) { u32::MAX } else { len as u32 };
+    if flags & FLAG_HELD == 0 {
+        emit(header);
+    } else {
+        emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
+    }
+}
+
+/// The process' connection for a TLS object; a new one where the entry is of another address space.
+#[inline(always)]
+fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&key) {
+        // SAFETY: a live map value.
+        if unsafe { (*connection).process_born } == process.born {
+            return Some(connection);
+        }
+    }
+    let fresh = Connection {
+        process_born: process.born,
+        // SAFETY: takes no arguments.
+        born: unsafe { bpf_ktime_get_boot_ns() },
+        sent: 0,
+        received: 0,
+        credited_at: 0,
+        verdict: VERDICT_UNKNOWN,
+        undecided: 0,
+    };
+    if CONNECTIONS.insert(&key, &fresh, 0).is_err() {
+        count(|c| c.map_full += 1);
+        return None;
+    }
+    CONNECTIONS.get_ptr_mut(&key)
+}
+
+/// Bytes have passed: hands them over if the connection is of interest.
+#[inline(always)]
+fn commit(call: &Call, len: u64) {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // The entry made the process a member; it may have been taken out since.
+    // SAFETY: the value is copied out at once.
+    let Some(process) = (unsafe { PROCESSES.get(&tgid) }).copied() else { return };
+    let Some(connection) = connection(key(call.object), &process) else { return };
+    // SAFETY: a live map value; one thread at a time uses a TLS object.
+    let connection = unsafe { &mut *connection };
+    if connection.verdict == VERDICT_UNKNOWN {
+        judge(call, len, connection);
+    }
+    if connection.verdict != VERDICT_HTTP {
+        return;
+    }
+    let mut header = header(KIND_DATA, if call.sent == 1 { FLAG_SENT } else { 0 }, call.slot);
+    header.object = call.object;
+    header.connection_born = connection.born;
+    if call.sent == 1 {
+        header.offset = connection.sent;
+        connection.sent += len;
+    } else {
+        header.offset = connection.received;
+        connection.received += len;
+    }
+    emit_bytes(header, call.buffer, len);
+}
+
+/// A process that *reads* a request is a server: nothing it does costs money here.
+#[inline(always)]
+fn judge(call: &Call, len: u64, connection: &mut Connection) {
+    let request = starts_request(read_user::<u64>(call.buffer), len);
+    if request && call.sent == 0 {
+        connection.verdict = VERDICT_IGNORE;
+        return;
+    }
+    connection.undecided += 1;
+    if connection.undecided > UNDECIDED_CALLS {
+        connection.verdict = VERDICT_IGNORE;
+    }
+}
+
+/// Whether the first eight bytes (in memory order) begin an HTTP request: a method and a space, or HTTP/2's preface.
+#[inline(always)]
+fn starts_request(word: u64, len: u64) -> bool {
+    let is = |text: &[u8; 8], n: u32| {
+        let mask = if n == 8 { u64::MAX } else { (1u64 << (n * 8)) - 1 };
+        u64::from_le_bytes(*text) & mask == word & mask
+    };
+    len >= 8
+        && (is(b"POST \0\0\0", 5)
+            || is(b"GET \0\0\0\0", 4)
+            || is(b"PUT \0\0\0\0", 4)
+            || is(b"PATCH \0\0", 6)
+            || is(b"HEAD \0\0\0", 5)
+            || is(b"DELETE \0", 7)
+            || is(b"OPTIONS ", 8)
+            || is(b"CONNECT ", 8)
+            || is(b"PRI * HT", 8))
+}
+
+/// Word-sized arguments of the probed function.
+trait Arguments {
+    fn argument(&self, index: usize) -> u64;
+}
+
+impl Arguments for ProbeContext {
+    #[inline(always)]
+    fn argument(&self, index: usize) -> u64 {
+        self.arg::<u64>(index).unwrap_or(0)
+    }
+}

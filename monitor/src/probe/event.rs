@@ -1,0 +1,120 @@
+//! Records of the ring as events.
+
+use monitor_common::{
+    FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT,
+    KIND_FORK, KIND_START,
+};
+
+use crate::wire::{Direction, StreamOffset};
+
+/// A process (thread group) id in the initial pid namespace.
+pub type Pid = u32;
+
+/// Index of a task's gate in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// One TLS connection of one process, unique for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    pub pid: Pid,
+    /// Address of the TLS object.
+    pub object: u64,
+    /// Boot-clock nanoseconds of its first sight: the address is used again after the object was freed.
+    pub born: u64,
+}
+
+/// What the gate did with a request that starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It took a credit and is on its way.
+    Credited,
+    /// There was no credit: the process is stopped before the first byte left.
+    Held,
+    /// There was no credit and the process could not be stopped: the request is on its way.
+    Escaped,
+}
+
+/// What happened in a task's process. Times are boot-clock nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    Data {
+        connection: ConnectionId,
+        slot: Slot,
+        direction: Direction,
+        offset: StreamOffset,
+        bytes: &'a [u8],
+    },
+    /// A request is about to leave; `head` has its first bytes where it was stopped, `wanted` is the length of that write.
+    RequestStart {
+        connection: ConnectionId,
+        slot: Slot,
+        admission: Admission,
+        wanted: u32,
+        head: &'a [u8],
+    },
+    Closed {
+        connection: ConnectionId,
+    },
+    Forked {
+        slot: Slot,
+        parent: Pid,
+        child: Pid,
+    },
+    Executed {
+        slot: Slot,
+        pid: Pid,
+        path: &'a [u8],
+    },
+    /// The first thread of a process ended; others may still run.
+    Exited {
+        slot: Slot,
+        pid: Pid,
+    },
+}
+
+impl<'a> Event<'a> {
+    /// Reads a record; `None` for a kind that this daemon does not know.
+    pub fn parse(record: &'a [u8]) -> Option<(Self, u64)> {
+        let header = header(record)?;
+        let payload = record.get(size_of::<Header>()..).unwrap_or_default();
+        let payload = payload.get(..usize::try_from(header.len).ok()?).unwrap_or(payload);
+        let slot = Slot(header.slot);
+        let connection = ConnectionId { pid: header.tgid, object: header.object, born: header.connection_born };
+        let event = match header.kind {
+            KIND_DATA => Event::Data {
+                connection,
+                slot,
+                direction: if header.flags & FLAG_SENT != 0 { Direction::Request } else { Direction::Response },
+                offset: StreamOffset(header.offset),
+                bytes: payload,
+            },
+            KIND_START => {
+                let admission = if header.flags & FLAG_CREDITED != 0 {
+                    Admission::Credited
+                } else if header.flags & FLAG_HELD != 0 && header.flags & FLAG_SIGNAL_FAILED == 0 {
+                    Admission::Held
+                } else {
+                    Admission::Escaped
+                };
+                Event::RequestStart { connection, slot, admission, wanted: header.wanted, head: payload }
+            }
+            KIND_CLOSE => Event::Closed { connection },
+            KIND_FORK => {
+                Event::Forked { slot, parent: u32::try_from(header.object).unwrap_or_default(), child: header.tgid }
+            }
+            KIND_EXEC => Event::Executed { slot, pid: header.tgid, path: payload },
+            KIND_EXIT => Event::Exited { slot, pid: header.tgid },
+            _ => return None,
+        };
+        Some((event, header.time))
+    }
+}
+
+fn header(record: &[u8]) -> Option<Header> {
+    if record.len() < size_of::<Header>() {
+        return None;
+    }
+    // SAFETY: the record has at least the size of a `Header`, which is plain integers; unaligned reads are allowed here.
+    Some(unsafe { record.as_ptr().cast::<Header>().read_unaligned() })
+}

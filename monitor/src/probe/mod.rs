@@ -1,0 +1,17 @@
+//! The kernel's eyes: loads the eBPF programs, finds TLS functions and attaches to them, and reads the ring.
+//!
+//! In: a running kernel. Out: [`Event`]s, in order per connection, borrowed from the ring.
+//!
+//! **Invariant:** a library that cannot be probed is reported ([`Attached`], [`LibraryError`]), never skipped in silence; what the kernel could
+//! not hand over is counted ([`Probes::counters`]). Payload bytes are hostile and are not interpreted here.
+
+mod attach;
+mod elf;
+mod event;
+mod kernel;
+mod tracefs;
+
+pub use attach::Attached;
+pub use elf::LibraryError;
+pub use event::{Admission, ConnectionId, Event, Pid, Slot};
+pub use kernel::{Capacity, LoadError, Memberships, Probes, Ring};
