@@ -9,6 +9,17 @@
 //! they belonged to ([`End::lost`]).
 #![forbid(unsafe_code)]
 
+mod body;
+mod chunked;
+mod coding;
+mod connection;
+mod head;
+mod lines;
+mod sse;
+
+pub use connection::{Connection, Limits};
+pub use head::Headers;
+
 /// Which way bytes go. Named for the role in the exchange, not for the socket call that moved them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -18,7 +29,7 @@ pub enum Direction {
     Response,
 }
 
-/// Position of a byte in its direction of a connection, counted from the first byte that was captured.
+/// Position of a byte in its direction of a connection: the first byte of the capture has 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StreamOffset(pub u64);
 
@@ -26,14 +37,10 @@ pub struct StreamOffset(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
-/// Header fields of a message, names in lower case, in order. Fields that carry secrets (`authorization`, `x-api-key`, `cookie`, …) are
-/// dropped while parsing and cannot be found here.
-#[derive(Debug, Clone, Default)]
-pub struct Headers(Vec<(Box<str>, Box<str>)>);
-
 /// Start of a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RequestHead {
+    /// Empty for a request that was lost and is known by its answer only.
     pub method: Box<str>,
     /// Request target as sent: usually path and query.
     pub target: Box<str>,

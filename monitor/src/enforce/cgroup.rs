@@ -1,0 +1,150 @@
+//! cgroup v2: where it is mounted, and the cgroups of tasks.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::{probe::Pid, task::TaskId};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error(
+        "no cgroup v2 is mounted: run `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` or boot with the unified hierarchy"
+    )]
+    NotMounted,
+    #[error("cannot {what} {path}: {source}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    move |source| CgroupError::Io { what, path: path.into(), source }
+}
+
+/// The cgroup v2 hierarchy, and the subtree in it where tasks get their cgroups.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    tasks: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds the mount (unified or hybrid) and makes `subtree` in it.
+    ///
+    /// # Errors
+    /// When there is no cgroup v2, or no right to make a cgroup.
+    pub fn open(subtree: &str) -> Result<Self, CgroupError> {
+        let mounts = fs::read_to_string("/proc/self/mounts").map_err(at("read", Path::new("/proc/self/mounts")))?;
+        let root = mounts
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ');
+                let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+                (kind == "cgroup2").then(|| PathBuf::from(path.replace("\\040", " ")))
+            })
+            .find(|path| path.join("cgroup.procs").is_file())
+            .ok_or(CgroupError::NotMounted)?;
+        let tasks = root.join(subtree.trim_matches('/'));
+        fs::create_dir_all(&tasks).map_err(at("create the cgroup", &tasks))?;
+        Ok(Self { tasks })
+    }
+
+    /// The cgroup of a task, made if it is not there yet.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self, task: &TaskId) -> Result<Cgroup, CgroupError> {
+        let path = self.tasks.join(task.as_str());
+        match fs::create_dir(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(at("create the cgroup", &path)(error)),
+        }
+        Cgroup::open(path)
+    }
+}
+
+/// One cgroup.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    path: PathBuf,
+    id: u64,
+}
+
+impl Cgroup {
+    /// # Errors
+    /// When there is no such cgroup.
+    pub fn open(path: PathBuf) -> Result<Self, CgroupError> {
+        // The id of a cgroup is the inode number of its directory.
+        let id = fs::metadata(&path).map_err(at("open the cgroup", &path))?.ino();
+        Ok(Self { path, id })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// # Errors
+    /// When the process is gone or may not be moved.
+    pub fn add(&self, pid: Pid) -> Result<(), CgroupError> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Kills everything in it and below.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or is older than `cgroup.kill` (5.14).
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Whether it, or a cgroup below it, has a process. One that is gone has none.
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Processes in it and in all cgroups below.
+    pub fn processes(&self) -> Vec<Pid> {
+        let mut pids = Vec::new();
+        let mut pending = vec![self.path.clone()];
+        while let Some(path) = pending.pop() {
+            let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(procs.lines().filter_map(|line| line.parse::<Pid>().ok()).filter(|&pid| pid != 0));
+            let Ok(entries) = fs::read_dir(&path) else { continue };
+            pending.extend(
+                entries
+                    .flatten()
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+        pids
+    }
+
+    /// Removes it and what is below, if all of it is empty.
+    pub fn remove(&self) {
+        fn remove(path: &Path) {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path());
+                }
+            }
+            if let Err(error) = fs::remove_dir(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::debug!("could not remove the cgroup {}: {error}", path.display());
+            }
+        }
+        remove(&self.path);
+    }
+
+    fn write(&self, file: &'static str, value: &str) -> Result<(), CgroupError> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(at("write", &path))
+    }
+}

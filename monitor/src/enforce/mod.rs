@@ -1,0 +1,14 @@
+//! Decisions become effects: the gate in the kernel, signals, and the task's cgroup.
+//!
+//! In: a decision. Out: its effect, confirmed.
+//!
+//! **Invariant:** every effect can be repeated without harm, and a kill is not reported as done before the cgroup and every process that
+//! ever belonged to the task are seen gone.
+
+mod cgroup;
+mod gate;
+mod stop;
+
+pub use cgroup::{Cgroup, CgroupError, Hierarchy};
+pub use gate::{Gates, GatesError};
+pub use stop::{Held, KillError, Killed, held_state, kill_task, resume};

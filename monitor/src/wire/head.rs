@@ -1,0 +1,189 @@
+//! Heads of HTTP/1.x messages (RFC 9112 §2–6).
+
+use super::{RequestHead, ResponseHead};
+
+/// Header fields of a message, names in lower case, in order. Fields that carry secrets (`authorization`, `x-api-key`, `cookie`, …) are
+/// dropped while parsing and cannot be found here.
+#[derive(Debug, Clone, Default)]
+pub struct Headers(Vec<(Box<str>, Box<str>)>);
+
+impl Headers {
+    /// Value of the first field of that name (in lower case).
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(field, _)| &**field == name).map(|(_, value)| &**value)
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(field, _)| &**field == name).map(|(_, value)| &**value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    fn from_fields(fields: &[httparse::Header<'_>]) -> Self {
+        let fields = fields.iter().map(|field| (field.name.to_ascii_lowercase(), field.value));
+        let kept = fields.filter(|(name, _)| !is_secret(name));
+        Self(kept.map(|(name, value)| (name.into(), String::from_utf8_lossy(value).trim().into())).collect())
+    }
+
+    /// The media type of the body, without parameters, in lower case.
+    pub fn media_type(&self) -> String {
+        let value = self.get("content-type").unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    fn is_chunked(&self) -> bool {
+        let codings = self.all("transfer-encoding").flat_map(|value| value.split(','));
+        codings.last().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
+    }
+
+    fn content_length(&self) -> Result<Option<u64>, InvalidHead> {
+        let mut length = None;
+        for value in self.all("content-length").flat_map(|value| value.split(',')) {
+            let value: u64 = value.trim().parse().map_err(|_| InvalidHead)?;
+            if length.is_some_and(|length| length != value) {
+                return Err(InvalidHead);
+            }
+            length = Some(value);
+        }
+        Ok(length)
+    }
+}
+
+/// Fields whose values must not be kept, not even in memory.
+fn is_secret(name: &str) -> bool {
+    const NAMES: [&str; 6] =
+        ["cookie", "set-cookie", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"];
+    const PARTS: [&str; 4] = ["authorization", "secret", "security-token", "access-token"];
+    NAMES.contains(&name) || PARTS.iter().any(|part| name.contains(part)) || name.ends_with("-auth-token")
+}
+
+/// The bytes are no head of an HTTP/1.x message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidHead;
+
+/// How the end of a body is found (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+    /// Until the connection ends.
+    Close,
+    /// No body, and no HTTP after this message.
+    Tunnel,
+}
+
+const MAX_FIELDS: usize = 128;
+
+/// A request head and how long it is.
+pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing, usize), InvalidHead> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else { return Err(InvalidHead) };
+    let headers = Headers::from_fields(request.headers);
+    let framing =
+        if headers.is_chunked() { Framing::Chunked } else { Framing::Length(headers.content_length()?.unwrap_or(0)) };
+    let head = RequestHead {
+        method: request.method.unwrap_or_default().into(),
+        target: request.path.unwrap_or_default().into(),
+        host: headers.get("host").map(|host| host.to_ascii_lowercase().into()),
+        headers,
+    };
+    Ok((head, framing, length))
+}
+
+/// A response head and how long it is; `method` is that of its request.
+pub fn response(bytes: &[u8], method: &str) -> Result<(ResponseHead, Framing, usize), InvalidHead> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(length)) = response.parse(bytes) else { return Err(InvalidHead) };
+    let status = response.code.unwrap_or_default();
+    let headers = Headers::from_fields(response.headers);
+    let framing = match status {
+        101 => Framing::Tunnel,
+        200..300 if method == "CONNECT" => Framing::Tunnel,
+        100..200 | 204 | 304 => Framing::Length(0),
+        _ if method == "HEAD" => Framing::Length(0),
+        _ if headers.is_chunked() => Framing::Chunked,
+        _ if headers.get("transfer-encoding").is_some() => Framing::Close,
+        _ => headers.content_length()?.map_or(Framing::Close, Framing::Length),
+    };
+    Ok((ResponseHead { status, headers }, framing, length))
+}
+
+/// Where a head ends: after its first empty line. `searched` bytes were looked at before.
+pub fn end(bytes: &[u8], searched: usize) -> Option<usize> {
+    // The empty line may straddle what was searched: CR LF CR LF.
+    let from = searched.saturating_sub(3);
+    memchr::memchr_iter(b'\n', bytes.get(from..)?).map(|at| from + at).find_map(|at| match bytes.get(at + 1..)? {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
+}
+
+/// Whether a message can begin like this; with few bytes, whether it still may.
+pub fn may_begin_request(bytes: &[u8]) -> bool {
+    let token = bytes.iter().position(|byte| !byte.is_ascii_uppercase()).unwrap_or(bytes.len());
+    match bytes.get(token) {
+        None => token <= 16,
+        Some(b' ') => (3..=16).contains(&token),
+        Some(_) => false,
+    }
+}
+
+/// Whether this is surely the beginning of a request.
+pub fn begins_request(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 8] = [b"GET ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"HEAD ", b"OPTIONS ", b"CONNECT "];
+    METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
+pub fn may_begin_response(bytes: &[u8]) -> bool {
+    let start = b"HTTP/1.";
+    let known = bytes.len().min(start.len());
+    bytes.get(..known) == start.get(..known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Framing, InvalidHead, end, request, response};
+
+    #[test]
+    fn secrets_are_not_kept() {
+        let bytes = b"POST /v1/messages HTTP/1.1\r\nHost: API.Example:8443\r\nX-Api-Key: sk-1\r\nAuthorization: Bearer x\r\nCookie: a\r\n\
+            x-amz-security-token: t\r\nContent-Length: 2\r\nX-Kept: 1\r\n\r\n{}";
+        let (head, framing, length) = request(bytes).expect("a head");
+        assert_eq!(head.host.as_deref(), Some("api.example:8443"));
+        assert_eq!(head.headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["host", "content-length", "x-kept"]);
+        assert_eq!((framing, length), (Framing::Length(2), bytes.len() - 2));
+    }
+
+    #[test]
+    fn framing_of_answers() {
+        let framing = |fields: &str, status: u16, method: &str| {
+            response(format!("HTTP/1.1 {status} X\r\n{fields}\r\n").as_bytes(), method).map(|(_, framing, _)| framing)
+        };
+        assert_eq!(framing("Content-Length: 5\r\n", 200, "POST"), Ok(Framing::Length(5)));
+        assert_eq!(framing("Content-Length: 5\r\n", 200, "HEAD"), Ok(Framing::Length(0)));
+        assert_eq!(
+            framing("Content-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n", 200, "GET"),
+            Ok(Framing::Chunked)
+        );
+        assert_eq!(framing("", 200, "GET"), Ok(Framing::Close));
+        assert_eq!(framing("", 204, "GET"), Ok(Framing::Length(0)));
+        assert_eq!(framing("", 101, "GET"), Ok(Framing::Tunnel));
+        assert_eq!(framing("", 200, "CONNECT"), Ok(Framing::Tunnel));
+        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 6\r\n", 200, "GET"), Err(InvalidHead));
+        assert_eq!(framing("Content-Length: 5, 5\r\n", 200, "GET"), Ok(Framing::Length(5)));
+        assert_eq!(framing("Content-Length: -5\r\n", 200, "GET"), Err(InvalidHead));
+    }
+
+    #[test]
+    fn heads_end_after_an_empty_line() {
+        assert_eq!(end(b"a\r\n\r\nb", 0), Some(5));
+        assert_eq!(end(b"a\n\nb", 0), Some(3));
+        assert_eq!(end(b"a\r\n\r\nb", 4), Some(5));
+        assert_eq!(end(b"a\r\nb\r\n", 0), None);
+    }
+}
