@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tollgate` program.
+
+fn main() -> std::process::ExitCode {
+    monitor::cli::main()
+}

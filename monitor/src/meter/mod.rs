@@ -1,6 +1,21 @@
 //! Exchanges in, usage out.
+//!
+//! [`Meter`] follows one exchange and says in the end what it used: exactly what the provider reported, in disjoint buckets, or an
+//! estimate that says so. Which API it is, is told by the shape of request and answer, under any host name: base URLs point anywhere.
+//!
+//! **Invariant:** pure; one file per API ([`dialect`]), its quirks there and nowhere else; nothing that was not reported by the provider, or
+//! that was read across lost bytes, is called [`Basis::Measured`].
 #![forbid(unsafe_code)]
 
+mod anthropic;
+mod dialect;
+mod estimate;
+mod json;
+mod meter;
+mod openai;
+mod provider;
 mod usage;
 
+pub use estimate::load_vocabularies;
+pub use meter::{Billing, Meter, Metered};
 pub use usage::{Basis, Bucket, TokenCount, Units, Usage};

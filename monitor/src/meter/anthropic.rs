@@ -1,0 +1,116 @@
+//! Anthropic: messages, and the older completions.
+//!
+//! Source: the API reference of Anthropic ("Messages", "Streaming messages", "Prompt caching") and recorded traffic.
+
+use super::{
+    dialect::{Dialect, Purpose, Report},
+    json::Node,
+    usage::{Bucket, Usage},
+};
+
+pub struct Anthropic;
+
+impl Dialect for Anthropic {
+    fn name(&self) -> &'static str {
+        "anthropic"
+    }
+
+    fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
+        match method {
+            "POST" if path.ends_with("/messages") || path.ends_with("/v1/complete") => Some(Purpose::Generate),
+            "POST" if path.ends_with("/messages/count_tokens") => Some(Purpose::Free),
+            _ => None,
+        }
+    }
+
+    fn recognizes(&self, answer: &Node) -> bool {
+        match answer.get("type").and_then(Node::text) {
+            Some("message") => answer.path(&["usage", "output_tokens"]).is_some(),
+            Some("message_start") => answer.get("message").is_some(),
+            Some("completion") => answer.get("completion").is_some(),
+            _ => false,
+        }
+    }
+
+    fn document(&self, answer: &Node, report: &mut Report) {
+        Report::set_text(&mut report.model, answer.get("model"));
+        Report::set_text(&mut report.id, answer.get("id"));
+        if let Some(usage) = answer.get("usage") {
+            take_usage(usage, report);
+            report.is_final = true;
+        }
+    }
+
+    fn message(&self, message: &Node, report: &mut Report) {
+        match message.get("type").and_then(Node::text) {
+            Some("message_start") => {
+                if let Some(message) = message.get("message") {
+                    self.document(message, report);
+                    report.is_final = false;
+                }
+            }
+            Some("message_delta") => {
+                if let Some(usage) = message.get("usage") {
+                    take_usage(usage, report);
+                }
+                report.is_final = message.path(&["delta", "stop_reason"]).is_some();
+            }
+            _ => {}
+        }
+    }
+
+    fn has_text(&self, event: Option<&str>) -> bool {
+        event.is_none_or(|event| event == "content_block_delta" || event == "content_block_start")
+    }
+}
+
+/// Input counts exclude the cache. In a stream each field is cumulative and the last value of each counts, so what is missing here stays
+/// as it was.
+fn take_usage(usage: &Node, report: &mut Report) {
+    let used = report.usage.get_or_insert_default();
+    let mut set = |bucket: Bucket, value: Option<u64>| {
+        if let Some(tokens) = value {
+            used.set(bucket, tokens);
+        }
+    };
+    let count = |name: &str| usage.get(name).and_then(Node::count);
+    set(Bucket::InputUncached, count("input_tokens"));
+    set(Bucket::CacheRead, count("cache_read_input_tokens"));
+    take_cache_writes(usage, used);
+    take_output(usage, used);
+    if let Some(searches) =
+        usage.path(&["server_tool_use", "web_search_requests"]).and_then(Node::count).filter(|&count| count > 0)
+    {
+        report.units.insert("web_searches", searches);
+    }
+    match usage.get("service_tier").and_then(Node::text) {
+        Some("batch") => report.set_context("processing", "batch"),
+        Some(tier) => report.set_context("service_tier", tier),
+        None => {}
+    }
+    if let Some(speed) = usage.get("speed").and_then(Node::text) {
+        report.set_context("speed", speed);
+    }
+}
+
+/// Writes that do not say how long they live are for five minutes, the default.
+fn take_cache_writes(usage: &Node, used: &mut Usage) {
+    let total = usage.get("cache_creation_input_tokens").and_then(Node::count);
+    let details = usage.get("cache_creation");
+    if total.is_none() && details.is_none() {
+        return;
+    }
+    let of = |name: &str| details.map_or(0, |details| details.count_of(name));
+    let (short, long) = (of("ephemeral_5m_input_tokens"), of("ephemeral_1h_input_tokens"));
+    let unspecified = total.unwrap_or(0).saturating_sub(short.saturating_add(long));
+    used.set(Bucket::CacheWrite5m, short.saturating_add(unspecified));
+    used.set(Bucket::CacheWrite1h, long);
+}
+
+fn take_output(usage: &Node, used: &mut Usage) {
+    let Some(output) = usage.get("output_tokens").and_then(Node::count) else { return };
+    let thinking =
+        usage.path(&["output_tokens_details", "thinking_tokens"]).and_then(Node::count).unwrap_or(0).min(output);
+    used.set(Bucket::Reasoning, thinking);
+    used.set(Bucket::OutputText, output - thinking);
+}

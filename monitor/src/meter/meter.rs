@@ -1,0 +1,295 @@
+//! One exchange, from its first byte to its usage.
+
+use super::{
+    dialect::{self, Dialect, Purpose, Report},
+    estimate::Text,
+    json::{Node, Skimmer},
+    provider,
+    usage::{Basis, Bucket, Units, Usage},
+};
+use crate::{
+    price::Money,
+    wire::{End, Ending, Event, Message, RequestHead},
+};
+
+/// Follows one exchange.
+pub struct Meter {
+    method: Box<str>,
+    path: Box<str>,
+    provider: Option<&'static str>,
+    is_foreign: bool,
+    dialect: Option<&'static dyn Dialect>,
+    purpose: Option<Purpose>,
+    request: Body,
+    request_text: Text,
+    request_ended: bool,
+    asked: Asked,
+    status: Option<u16>,
+    answer: Body,
+    answer_text: Text,
+    is_stream: bool,
+    /// A message was cut or was not JSON.
+    is_damaged: bool,
+    report: Report,
+}
+
+/// A body that is one document.
+enum Body {
+    Reading(Box<Skimmer>),
+    Done,
+}
+
+/// What the request asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Asked {
+    model: Option<Box<str>>,
+    stream: bool,
+    most_output: Option<u64>,
+}
+
+/// What an exchange is on the bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Billing {
+    /// A call: it costs.
+    Charge,
+    /// A repeated look at a call: it costs if, and only if, the call with this response id was not charged.
+    Once,
+    /// It costs, and how much comes by a later look at it.
+    Pending,
+    /// Nothing: management, errors, other traffic.
+    Free,
+    /// Traffic to a model provider that could not be read: something, nobody knows how much.
+    Unknown,
+}
+
+/// What an exchange used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metered {
+    pub billing: Billing,
+    /// Who answered: by its host, else the API it speaks.
+    pub provider: Option<&'static str>,
+    pub model_requested: Option<Box<str>>,
+    pub model_reported: Option<Box<str>>,
+    pub response_id: Option<Box<str>>,
+    pub stream: bool,
+    pub usage: Usage,
+    pub units: Units,
+    pub basis: Basis,
+    /// What selects a variant of the price.
+    pub context: Vec<(&'static str, Box<str>)>,
+    /// Cost as reported by the provider.
+    pub provider_cost: Option<Money>,
+    pub status: Option<u16>,
+}
+
+impl Metered {
+    /// The model to look up in the catalogue.
+    pub fn model(&self) -> Option<&str> {
+        self.model_reported.as_deref().or(self.model_requested.as_deref())
+    }
+}
+
+impl Meter {
+    pub fn new(head: &RequestHead) -> Self {
+        let path = head.target.split(['?', '#']).next().unwrap_or_default();
+        let provider = head.host.as_deref().and_then(provider::at_host);
+        let is_foreign = provider.as_ref().is_some_and(|provider| provider.is_foreign);
+        let of_request = if is_foreign { None } else { dialect::of_request(&head.method, path) };
+        Self {
+            method: head.method.clone(),
+            path: path.into(),
+            provider: provider.map(|provider| provider.name),
+            is_foreign,
+            dialect: of_request.map(|(dialect, _)| dialect),
+            purpose: of_request.map(|(_, purpose)| purpose),
+            request: Body::Reading(Box::default()),
+            request_text: Text::default(),
+            request_ended: false,
+            asked: Asked::default(),
+            status: None,
+            answer: Body::Reading(Box::default()),
+            answer_text: Text::default(),
+            is_stream: false,
+            is_damaged: false,
+            report: Report::default(),
+        }
+    }
+
+    /// Takes the next event of the exchange. Bodies of traffic that is not a model's are not looked into.
+    pub fn on(&mut self, event: &Event<'_>) {
+        match event {
+            Event::RequestBody(data) if self.is_interesting() => {
+                if let Body::Reading(skimmer) = &mut self.request {
+                    skimmer.push(data, &mut self.request_text);
+                }
+            }
+            Event::RequestEnd => self.end_request(),
+            Event::Response(head) => self.status = Some(head.status),
+            Event::ResponseBody(data) if self.is_interesting() => {
+                if let Body::Reading(skimmer) = &mut self.answer {
+                    skimmer.push(data, &mut self.answer_text);
+                }
+            }
+            Event::Message(message) => self.take_message(message),
+            Event::Request(_) | Event::RequestBody(_) | Event::ResponseBody(_) | Event::End(_) => {}
+        }
+    }
+
+    /// A call by its request, or a request that we do not know: its answer may say that it is one.
+    fn is_interesting(&self) -> bool {
+        !self.is_foreign && (self.purpose.is_some() || matches!(&*self.method, "POST" | ""))
+    }
+
+    fn end_request(&mut self) {
+        self.request_ended = true;
+        let Body::Reading(skimmer) = std::mem::replace(&mut self.request, Body::Done) else { return };
+        let (request, _) = skimmer.finish();
+        Report::set_text(&mut self.asked.model, request.get("model"));
+        self.asked.stream = request.get("stream").is_some_and(Node::is_true);
+        let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample"];
+        self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count));
+    }
+
+    fn take_message(&mut self, message: &Message<'_>) {
+        self.is_stream = true;
+        if message.data == b"[DONE]" || self.is_foreign {
+            return;
+        }
+        self.is_damaged |= message.truncated;
+        let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
+        let (node, is_whole) = if has_text {
+            Skimmer::read(message.data, &mut self.answer_text)
+        } else {
+            Skimmer::read(message.data, &mut ())
+        };
+        self.is_damaged |= !is_whole;
+        self.settle_dialect(&node);
+        if let Some(dialect) = self.dialect {
+            dialect.message(&node, &mut self.report);
+        }
+    }
+
+    /// The answer's shape has the last word about which API this is.
+    fn settle_dialect(&mut self, answer: &Node) {
+        if let Some(dialect) = dialect::of_answer(answer) {
+            self.dialect = Some(dialect);
+            self.purpose = self.purpose.or(Some(Purpose::Generate));
+        }
+    }
+
+    /// Whether this is, as far as is known now, a call that costs.
+    pub fn may_cost(&self) -> bool {
+        match self.purpose {
+            Some(purpose) => matches!(purpose, Purpose::Generate | Purpose::Embed),
+            None => self.is_foreign && &*self.method == "POST",
+        }
+    }
+
+    pub fn model_requested(&self) -> Option<&str> {
+        self.asked.model.as_deref()
+    }
+
+    /// What was used by now, roughly where the provider has not said: for the hold of a call in flight.
+    pub fn running(&self) -> Usage {
+        let mut usage = self.report.usage.unwrap_or_default();
+        if usage.input_total() == 0 {
+            usage.set(Bucket::InputUncached, self.request_text.rough_tokens());
+        }
+        let output = self.answer_text.rough_tokens();
+        if self.may_cost() && usage.output_total() < output {
+            usage.add(Bucket::OutputText, output - usage.output_total());
+        }
+        usage
+    }
+
+    /// The exchange ended.
+    pub fn finish(mut self, end: End) -> Metered {
+        self.end_request();
+        if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
+            && !self.is_stream
+            && self.is_interesting()
+        {
+            let (node, is_whole) = skimmer.finish();
+            self.settle_dialect(&node);
+            if let Some(dialect) = self.dialect {
+                dialect.document(&node, &mut self.report);
+            }
+            self.is_damaged |= !is_whole;
+        }
+        let (billing, basis, usage) = self.verdict(end);
+        Metered {
+            billing,
+            provider: self.provider.or_else(|| self.dialect.map(Dialect::name)),
+            model_requested: self.asked.model,
+            model_reported: self.report.model,
+            response_id: self.report.id,
+            stream: self.is_stream,
+            usage,
+            units: self.report.units,
+            basis,
+            context: self.report.context,
+            provider_cost: self.report.cost,
+            status: self.status,
+        }
+    }
+
+    fn verdict(&self, end: End) -> (Billing, Basis, Usage) {
+        let free = (Billing::Free, Basis::None, Usage::default());
+        let is_error = self.status.is_some_and(|status| status >= 400);
+        let is_whole = end.how == Ending::Complete && end.lost == 0;
+        if let Some(usage) = self.report.usage.filter(|_| self.purpose != Some(Purpose::Free)) {
+            let billing = if self.purpose == Some(Purpose::Retrieve) { Billing::Once } else { Billing::Charge };
+            return self.reported(billing, usage, end, is_whole);
+        }
+        if is_error {
+            return free;
+        }
+        match self.purpose {
+            Some(Purpose::Generate | Purpose::Embed) if self.report.is_pending => {
+                (Billing::Pending, Basis::None, Usage::default())
+            }
+            Some(Purpose::Generate | Purpose::Embed) => match (self.status, self.request_ended) {
+                // Never sent whole, so never worked on.
+                (None, false) => free,
+                // Sent and not answered: the provider may have worked on it, and nobody knows how much.
+                (None, true) => (Billing::Charge, Basis::Floor, self.estimate(Usage::default())),
+                (Some(_), _) => {
+                    let basis = if end.lost == 0 { Basis::Estimated } else { Basis::Floor };
+                    (Billing::Charge, basis, self.estimate(Usage::default()))
+                }
+            },
+            Some(Purpose::Retrieve | Purpose::Free) => free,
+            None if self.is_foreign && &*self.method == "POST" => (Billing::Unknown, Basis::Floor, Usage::default()),
+            None if self.path.is_empty() && end.lost > 0 && self.is_damaged => {
+                (Billing::Unknown, Basis::Floor, Usage::default())
+            }
+            None => free,
+        }
+    }
+
+    fn reported(&self, billing: Billing, usage: Usage, end: End, is_whole: bool) -> (Billing, Basis, Usage) {
+        if end.lost > 0 {
+            // The figures are the provider's, but others may have been in what is missing.
+            return (billing, Basis::Floor, self.estimate(usage));
+        }
+        // A client may leave after the last figures and before the end of the stream.
+        if self.report.is_final && (is_whole || self.is_stream) {
+            let basis = if self.report.cost.is_some() { Basis::Provider } else { Basis::Measured };
+            return (billing, basis, usage);
+        }
+        (billing, Basis::Estimated, self.estimate(usage))
+    }
+
+    /// Where the provider said nothing, or less than what was seen, what was seen.
+    fn estimate(&self, mut usage: Usage) -> Usage {
+        let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default();
+        if usage.input_total() == 0 {
+            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(model));
+        }
+        if self.purpose != Some(Purpose::Embed) {
+            let seen = self.answer_text.tokens(model);
+            usage.add(Bucket::OutputText, seen.saturating_sub(usage.output_total()));
+        }
+        usage
+    }
+}

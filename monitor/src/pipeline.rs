@@ -1,0 +1,257 @@
+//! `wire` → `meter` → `price` for one connection: bytes in, priced exchanges out.
+//!
+//! Live capture and replay both go through here, so that what is audited is what runs.
+//!
+//! **Invariant:** pure: no clock, no file, no socket. The same bytes at the same times give the same [`Step`]s.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+
+use crate::{
+    meter::{Basis, Billing, Meter, Metered, Usage},
+    price::{Catalogue, Money, Price, Query, Quote},
+    wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
+};
+
+/// What happened to an exchange, seen from the money's side.
+#[derive(Debug)]
+pub enum Step {
+    Started {
+        exchange: ExchangeId,
+    },
+    /// The request is known: whether it is a call, and what it costs at least, where that can be said.
+    Asked {
+        exchange: ExchangeId,
+        may_cost: bool,
+        model: Option<Box<str>>,
+        least: Option<Money>,
+    },
+    /// More of the answer has come; what it costs by now, roughly.
+    Running {
+        exchange: ExchangeId,
+        cost: Money,
+    },
+    Finished {
+        exchange: ExchangeId,
+        charge: Box<Charge>,
+    },
+    Unreadable(Unreadable),
+}
+
+/// An exchange with its price.
+#[derive(Debug, Clone)]
+pub struct Charge {
+    pub metered: Metered,
+    /// `None` where nothing is known to be due, or the price is not known.
+    pub cost: Option<Money>,
+    pub tokens_cost: Option<Money>,
+    pub row: Option<Row>,
+    /// Why there is no cost, or what it leaves out.
+    pub note: Option<String>,
+}
+
+/// The price row that was used.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    pub catalogue: String,
+    pub provider: String,
+    pub model: String,
+}
+
+/// Follows one connection.
+pub struct Pipeline {
+    connection: wire::Connection,
+    exchanges: Exchanges,
+}
+
+struct Exchanges {
+    catalogue: &'static Catalogue,
+    /// `https`, or `http` for a connection without TLS.
+    scheme: &'static str,
+    open: VecDeque<Open>,
+    at: Timestamp,
+}
+
+struct Open {
+    id: ExchangeId,
+    meter: Meter,
+    url: String,
+    /// Answer bytes since the running cost was last said.
+    unsaid: usize,
+}
+
+/// Answer bytes after which the running cost is said again.
+const SAY_EVERY: usize = 2048;
+
+impl Pipeline {
+    pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
+        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH };
+        Self { connection: wire::Connection::new(Limits::default()), exchanges }
+    }
+
+    /// Bytes passed at this time.
+    pub fn push(
+        &mut self,
+        direction: Direction,
+        offset: StreamOffset,
+        bytes: &[u8],
+        at: Timestamp,
+        out: &mut dyn FnMut(Step),
+    ) {
+        self.exchanges.at = at;
+        self.connection.push(direction, offset, bytes, &mut Steps { exchanges: &mut self.exchanges, out });
+    }
+
+    /// The connection ended.
+    pub fn close(&mut self, at: Timestamp, out: &mut dyn FnMut(Step)) {
+        self.exchanges.at = at;
+        self.connection.close(&mut Steps { exchanges: &mut self.exchanges, out });
+    }
+}
+
+struct Steps<'a> {
+    exchanges: &'a mut Exchanges,
+    out: &'a mut dyn FnMut(Step),
+}
+
+impl wire::Sink for Steps<'_> {
+    fn event(&mut self, exchange: ExchangeId, event: Event<'_>) {
+        match event {
+            Event::Request(head) => {
+                let url = self.exchanges.url(head);
+                self.exchanges.open.push_back(Open { id: exchange, meter: Meter::new(head), url, unsaid: 0 });
+                (self.out)(Step::Started { exchange });
+            }
+            Event::End(end) => {
+                if let Some(index) = self.exchanges.open.iter().position(|open| open.id == exchange)
+                    && let Some(open) = self.exchanges.open.remove(index)
+                {
+                    let charge = Box::new(self.exchanges.charge(open, end));
+                    (self.out)(Step::Finished { exchange, charge });
+                }
+            }
+            _ => self.pass_on(exchange, &event),
+        }
+    }
+
+    fn unreadable(&mut self, why: Unreadable) {
+        (self.out)(Step::Unreadable(why));
+    }
+}
+
+impl Steps<'_> {
+    fn pass_on(&mut self, exchange: ExchangeId, event: &Event<'_>) {
+        let (catalogue, at) = (self.exchanges.catalogue, self.exchanges.at);
+        let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
+        open.meter.on(event);
+        match event {
+            Event::RequestEnd => {
+                let may_cost = open.meter.may_cost();
+                let least = if may_cost { running_cost(catalogue, open, at) } else { None };
+                let model = open.meter.model_requested().map(Into::into);
+                (self.out)(Step::Asked { exchange, may_cost, model, least });
+            }
+            Event::ResponseBody(data) => open.unsaid += data.len(),
+            Event::Message(message) => open.unsaid += message.data.len(),
+            _ => {}
+        }
+        if open.unsaid >= SAY_EVERY && open.meter.may_cost() {
+            open.unsaid = 0;
+            if let Some(cost) = running_cost(catalogue, open, at) {
+                (self.out)(Step::Running { exchange, cost });
+            }
+        }
+    }
+}
+
+fn running_cost(catalogue: &Catalogue, open: &Open, at: Timestamp) -> Option<Money> {
+    let query = Query {
+        url: Some(&open.url),
+        model: open.meter.model_requested().unwrap_or_default(),
+        usage: &open.meter.running(),
+        units: &std::collections::BTreeMap::new(),
+        context: &[],
+        at,
+    };
+    match catalogue.quote(&query) {
+        Quote::Priced(price) => Some(price.total()),
+        Quote::Unpriced(_) => None,
+    }
+}
+
+impl Exchanges {
+    fn url(&self, head: &RequestHead) -> String {
+        let path = head.target.split('?').next().unwrap_or_default();
+        format!("{}://{}{path}", self.scheme, head.host.as_deref().unwrap_or_default())
+    }
+
+    fn charge(&self, open: Open, end: End) -> Charge {
+        let metered = open.meter.finish(end);
+        match metered.billing {
+            Billing::Free => {
+                Charge { metered, cost: Some(Money::ZERO), tokens_cost: Some(Money::ZERO), row: None, note: None }
+            }
+            Billing::Pending => Charge {
+                metered,
+                cost: None,
+                tokens_cost: None,
+                row: None,
+                note: Some("the answer comes later".into()),
+            },
+            Billing::Unknown => Charge {
+                metered,
+                cost: None,
+                tokens_cost: None,
+                row: None,
+                note: Some("an API that is not read yet".into()),
+            },
+            Billing::Charge | Billing::Once => self.price(metered, &open.url),
+        }
+    }
+
+    fn price(&self, metered: Metered, url: &str) -> Charge {
+        let context: Vec<(&'static str, &str)> = metered.context.iter().map(|(key, value)| (*key, &**value)).collect();
+        let query = Query {
+            url: Some(url),
+            model: metered.model().unwrap_or_default(),
+            usage: &metered.usage,
+            units: &metered.units,
+            context: &context,
+            at: self.at,
+        };
+        let quote = self.catalogue.quote(&query);
+        match (metered.basis, metered.provider_cost, quote) {
+            (Basis::Provider, Some(cost), quote) => {
+                let row = if let Quote::Priced(price) = quote { Some(row(&price)) } else { None };
+                Charge { metered, cost: Some(cost), tokens_cost: Some(cost), row, note: None }
+            }
+            (_, _, Quote::Priced(price)) => {
+                let missing = &price.unpriced_components;
+                let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
+                Charge {
+                    metered,
+                    cost: Some(price.total()),
+                    tokens_cost: Some(price.tokens()),
+                    row: Some(row(&price)),
+                    note,
+                }
+            }
+            (_, _, Quote::Unpriced(why)) => {
+                Charge { metered, cost: None, tokens_cost: None, row: None, note: Some(why.to_string()) }
+            }
+        }
+    }
+}
+
+fn row(price: &Price<'_>) -> Row {
+    Row { catalogue: price.row.catalogue.into(), provider: price.row.provider.into(), model: price.row.model.into() }
+}
+
+impl Charge {
+    /// Usage that the charge is for.
+    pub fn usage(&self) -> &Usage {
+        &self.metered.usage
+    }
+}

@@ -1,0 +1,379 @@
+//! Recorded exchanges through the pipeline, as live bytes would go.
+//!
+//! In: a recording (JSON lines of HAR-like exchanges, or a HAR file). Out: one [`Line`] per exchange, in order.
+//!
+//! **Invariant:** every exchange of the recording gives a line; one that cannot be read gives a line that says why.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    str::FromStr,
+};
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    meter::{Basis, Units, Usage},
+    pipeline::{Charge, Pipeline, Row, Step},
+    price::{Catalogue, Money},
+    wire::{Direction, StreamOffset},
+};
+
+/// How the bytes are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunks {
+    /// Each direction in one piece.
+    Whole,
+    /// After each line feed.
+    Lines,
+    /// At random places, the same ones for the same seed.
+    Random(u64),
+}
+
+impl FromStr for Chunks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "whole" => Ok(Self::Whole),
+            None if text == "lines" => Ok(Self::Lines),
+            Some(("random", seed)) => {
+                seed.parse().map(Self::Random).map_err(|_| format!("`{seed}` is not a number to seed with"))
+            }
+            _ => Err("use `whole`, `lines` or `random:SEED`".into()),
+        }
+    }
+}
+
+/// What one recorded exchange comes to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    pub id: Option<String>,
+    pub provider: Option<String>,
+    pub model: Option<String>,
+    pub response_id: Option<String>,
+    pub stream: bool,
+    pub usage: Usage,
+    pub units: Units,
+    pub tokens_usd: Option<Money>,
+    pub cost_usd: Option<Money>,
+    pub basis: Basis,
+    pub price_row: Option<Row>,
+    /// Why there is no cost, what it leaves out, or why the exchange could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The exchange could not be read.
+    #[serde(skip)]
+    pub is_error: bool,
+}
+
+/// One exchange as it was recorded.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recorded {
+    id: Option<String>,
+    started_date_time: Option<Timestamp>,
+    request: Request,
+    response: Response,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Vec<Field>,
+    /// Base64, content coding on.
+    body: Option<String>,
+    /// HAR: text, content coding off.
+    post_data: Option<Content>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    status: u16,
+    #[serde(default)]
+    status_text: String,
+    #[serde(default)]
+    headers: Vec<Field>,
+    body: Option<String>,
+    content: Option<Content>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Field {
+    name: String,
+    value: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Content {
+    text: Option<String>,
+    encoding: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Har {
+    log: HarLog,
+}
+
+#[derive(Debug, Deserialize)]
+struct HarLog {
+    entries: Vec<serde_json::Value>,
+}
+
+/// Replays a file and hands each line to `on_line`.
+///
+/// # Errors
+/// When the file cannot be read, or `on_line` fails.
+pub fn replay(
+    path: &Path,
+    chunks: Chunks,
+    at: Option<Timestamp>,
+    on_line: &mut dyn FnMut(Line) -> io::Result<()>,
+) -> io::Result<()> {
+    let catalogue = Catalogue::embedded();
+    let mut reader = open(path)?;
+    let mut line = String::new();
+    // A HAR file is one object with a `log`; in JSON lines the first line is an exchange.
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("har")) {
+        reader.read_to_string(&mut line)?;
+        let har: Har =
+            serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        for (index, entry) in har.log.entries.into_iter().enumerate() {
+            let id = format!("entries/{index}");
+            on_line(replay_one(serde_json::from_value(entry), &id, chunks, at, catalogue))?;
+        }
+        return Ok(());
+    }
+    let mut number = 0_u64;
+    loop {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        number += 1;
+        if !line.trim().is_empty() {
+            on_line(replay_one(serde_json::from_str(&line), &format!("line {number}"), chunks, at, catalogue))?;
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let mut file = BufReader::new(File::open(path)?);
+    let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_gzip { Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))) } else { Box::new(file) })
+}
+
+fn replay_one(
+    recorded: Result<Recorded, serde_json::Error>,
+    fallback_id: &str,
+    chunks: Chunks,
+    at: Option<Timestamp>,
+    catalogue: &'static Catalogue,
+) -> Line {
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(error) => return unreadable(Some(fallback_id.to_owned()), format!("not a recorded exchange: {error}")),
+    };
+    let id = recorded.id.clone().unwrap_or_else(|| fallback_id.to_owned());
+    let Some(at) = at.or(recorded.started_date_time) else {
+        return unreadable(Some(id), "no time was recorded to price at: give one with --at".into());
+    };
+    match wire_bytes(&recorded) {
+        Ok((request, response)) => {
+            let scheme = if recorded.request.url.starts_with("http://") { "http" } else { "https" };
+            let steps = feed(&request, &response, chunks, at, Pipeline::new(catalogue, scheme));
+            line(id, steps)
+        }
+        Err(why) => unreadable(Some(id), why),
+    }
+}
+
+fn unreadable(id: Option<String>, why: String) -> Line {
+    Line {
+        id,
+        provider: None,
+        model: None,
+        response_id: None,
+        stream: false,
+        usage: Usage::default(),
+        units: Units::new(),
+        tokens_usd: None,
+        cost_usd: None,
+        basis: Basis::None,
+        price_row: None,
+        note: Some(why),
+        is_error: true,
+    }
+}
+
+fn line(id: String, charges: Result<Charge, String>) -> Line {
+    let charge = match charges {
+        Ok(charge) => charge,
+        Err(why) => return unreadable(Some(id), why),
+    };
+    let model = charge.metered.model().map(str::to_owned);
+    Line {
+        id: Some(id),
+        provider: charge.metered.provider.map(str::to_owned),
+        model,
+        response_id: charge.metered.response_id.map(Into::into),
+        stream: charge.metered.stream,
+        usage: charge.metered.usage,
+        units: charge.metered.units,
+        tokens_usd: charge.tokens_cost,
+        cost_usd: charge.cost,
+        basis: charge.metered.basis,
+        price_row: charge.row,
+        note: charge.note,
+        is_error: false,
+    }
+}
+
+/// The bytes of both directions, as they were on the wire.
+fn wire_bytes(recorded: &Recorded) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let (request, response) = (&recorded.request, &recorded.response);
+    let (host, target) = split_url(&request.url);
+    let decoded = request.post_data.is_some();
+    let body = body(request.body.as_deref(), request.post_data.as_ref())?;
+    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method);
+    if !has_field(&request.headers, "host") {
+        head.push_str(&format!("host: {host}\r\n"));
+    }
+    let request_bytes = message(head, &request.headers, &body, decoded, true);
+
+    let decoded = response.content.is_some();
+    let body = self::body(response.body.as_deref(), response.content.as_ref())?;
+    let head = format!("HTTP/1.1 {} {}\r\n", response.status, response.status_text);
+    Ok((request_bytes, message(head, &response.headers, &body, decoded, false)))
+}
+
+fn split_url(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let slash = rest.find('/').unwrap_or(rest.len());
+    let (host, target) = rest.split_at(slash);
+    (host, if target.is_empty() { "/" } else { target })
+}
+
+fn body(base64: Option<&str>, content: Option<&Content>) -> Result<Vec<u8>, String> {
+    let decode = |text: &str| {
+        base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| format!("a body is not base64: {error}"))
+    };
+    match (base64, content) {
+        (Some(text), _) => decode(text),
+        (None, Some(Content { text: Some(text), encoding: Some(encoding) })) if encoding == "base64" => decode(text),
+        (None, Some(Content { text: Some(text), .. })) => Ok(text.clone().into_bytes()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn has_field(headers: &[Field], name: &str) -> bool {
+    headers.iter().any(|field| field.name.eq_ignore_ascii_case(name))
+}
+
+/// A message with its framing. A HAR file holds bodies without codings, so its framing fields no longer fit and are made anew.
+fn message(mut head: String, headers: &[Field], body: &[u8], decoded: bool, is_request: bool) -> Vec<u8> {
+    let is_framing = |name: &str| {
+        decoded
+            && ["content-encoding", "content-length", "transfer-encoding"]
+                .iter()
+                .any(|framing| name.eq_ignore_ascii_case(framing))
+    };
+    for field in headers.iter().filter(|field| !field.name.starts_with(':') && !is_framing(&field.name)) {
+        head.push_str(&field.name);
+        head.push_str(": ");
+        head.push_str(&field.value.replace(['\r', '\n'], " "));
+        head.push_str("\r\n");
+    }
+    let is_chunked = !decoded
+        && headers.iter().any(|field| {
+            field.name.eq_ignore_ascii_case("transfer-encoding") && field.value.to_ascii_lowercase().contains("chunked")
+        });
+    let needs_length =
+        !is_chunked && !body.is_empty() && (decoded || (is_request && !has_field(headers, "content-length")));
+    if needs_length {
+        head.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    if is_chunked {
+        // Where the chunks were is not recorded; a few hundred bytes is what servers stream.
+        for chunk in body.chunks(500) {
+            bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            bytes.extend_from_slice(chunk);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"0\r\n\r\n");
+    } else {
+        bytes.extend_from_slice(body);
+    }
+    bytes
+}
+
+fn feed(
+    request: &[u8],
+    response: &[u8],
+    chunks: Chunks,
+    at: Timestamp,
+    mut pipeline: Pipeline,
+) -> Result<Charge, String> {
+    let (mut charge, mut unread) = (None, None);
+    let mut take = |step: Step| match step {
+        Step::Finished { charge: finished, .. } if charge.is_none() => charge = Some(*finished),
+        Step::Unreadable(why) => unread = Some(why.to_string()),
+        _ => {}
+    };
+    let mut cutter = Cutter::new(chunks);
+    for (direction, bytes) in [(Direction::Request, request), (Direction::Response, response)] {
+        let mut offset = 0;
+        while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
+            let length = cutter.length(rest);
+            let piece = rest.get(..length).unwrap_or(rest);
+            pipeline.push(direction, StreamOffset(offset as u64), piece, at, &mut take);
+            offset += piece.len();
+        }
+    }
+    pipeline.close(at, &mut take);
+    charge.ok_or_else(|| unread.unwrap_or_else(|| "the recording has no whole request head".into()))
+}
+
+/// Decides where pieces end.
+struct Cutter {
+    chunks: Chunks,
+    state: u64,
+}
+
+impl Cutter {
+    fn new(chunks: Chunks) -> Self {
+        let seed = if let Chunks::Random(seed) = chunks { seed } else { 0 };
+        Self { chunks, state: seed }
+    }
+
+    fn length(&mut self, rest: &[u8]) -> usize {
+        match self.chunks {
+            Chunks::Whole => rest.len(),
+            Chunks::Lines => memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1),
+            Chunks::Random(_) => {
+                // Short pieces as often as long ones: both ends of the range find different faults.
+                let most = [1, 7, 100, 4096][usize::try_from(self.next() % 4).unwrap_or(0)];
+                usize::try_from(self.next() % most).unwrap_or(0) + 1
+            }
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014): a fixed sequence for each seed, on every platform and version.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
