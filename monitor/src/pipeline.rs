@@ -213,15 +213,20 @@ impl Exchanges {
 
     fn price(&self, metered: Metered, url: &str) -> Charge {
         let context: Vec<(&'static str, &str)> = metered.context.iter().map(|(key, value)| (*key, &**value)).collect();
-        let query = Query {
-            url: Some(url),
-            model: metered.model().unwrap_or_default(),
-            usage: &metered.usage,
-            units: &metered.units,
-            context: &context,
-            at: self.at,
+        let ask = |model: Option<&str>| {
+            let model = model.unwrap_or_default();
+            let query =
+                Query { url: Some(url), model, usage: &metered.usage, units: &metered.units, context: &context, at: self.at };
+            self.catalogue.quote(&query)
         };
-        let quote = self.catalogue.quote(&query);
+        // Some servers report an internal name that no price list has; then the name that was asked for is the one on the bill.
+        let quote = match ask(metered.model()) {
+            Quote::Unpriced(why) => match ask(metered.model_requested.as_deref()) {
+                Quote::Priced(price) => Quote::Priced(price),
+                Quote::Unpriced(_) => Quote::Unpriced(why),
+            },
+            priced => priced,
+        };
         match (metered.basis, metered.provider_cost, quote) {
             (Basis::Provider, Some(cost), quote) => {
                 let row = if let Quote::Priced(price) = quote { Some(row(&price)) } else { None };

@@ -17,6 +17,8 @@ impl Dialect for Anthropic {
 
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
         match method {
+            // OpenAI's threads have messages too, which cost nothing.
+            "POST" if path.contains("/threads/") => None,
             "POST" if path.ends_with("/messages") || path.ends_with("/v1/complete") => Some(Purpose::Generate),
             "POST" if path.ends_with("/messages/count_tokens") => Some(Purpose::Free),
             _ => None,

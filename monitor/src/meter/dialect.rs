@@ -69,6 +69,8 @@ pub struct Report {
     pub is_final: bool,
     /// Accepted, but the answer comes by a later retrieval.
     pub is_pending: bool,
+    /// The whole answer is an error, whatever its status says.
+    pub is_error: bool,
 }
 
 impl Report {

@@ -214,6 +214,7 @@ impl Meter {
             if let Some(dialect) = self.dialect {
                 dialect.document(&node, &mut self.report);
             }
+            self.report.is_error = matches!(node.get("error"), Some(Node::Object(_)));
             self.is_damaged |= !is_whole;
         }
         let (billing, basis, usage) = self.verdict(end);
@@ -235,7 +236,7 @@ impl Meter {
 
     fn verdict(&self, end: End) -> (Billing, Basis, Usage) {
         let free = (Billing::Free, Basis::None, Usage::default());
-        let is_error = self.status.is_some_and(|status| status >= 400);
+        let is_error = self.report.is_error || self.status.is_some_and(|status| status >= 400);
         let is_whole = end.how == Ending::Complete && end.lost == 0;
         if let Some(usage) = self.report.usage.filter(|_| self.purpose != Some(Purpose::Free)) {
             let billing = if self.purpose == Some(Purpose::Retrieve) { Billing::Once } else { Billing::Charge };

@@ -1,4 +1,4 @@
-//! OpenAI: chat completions, completions, embeddings and responses, and everybody who speaks like it (Azure, vLLM, DeepSeek, Groq,
+//! OpenAI: chat completions, completions, embeddings, responses and assistants' runs, and everybody who speaks like it (Azure, vLLM, DeepSeek, Groq,
 //! OpenRouter, xAI, Together, …).
 //!
 //! Source: the API reference of OpenAI ("The chat completion object", "Streaming", "The response object") and recorded traffic.
@@ -19,12 +19,12 @@ impl Dialect for OpenAi {
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
         let ends_with = |suffix: &str| path.ends_with(suffix);
         match method {
-            "POST" if ends_with("/chat/completions") || ends_with("/completions") || ends_with("/responses") => {
+            "POST" if ["/chat/completions", "/completions", "/responses", "/runs"].iter().any(|suffix| ends_with(suffix)) => {
                 Some(Purpose::Generate)
             }
             "POST" if ends_with("/embeddings") => Some(Purpose::Embed),
             "POST" if ends_with("/responses/input_tokens") => Some(Purpose::Free),
-            "GET" if path.contains("/responses/") => Some(Purpose::Retrieve),
+            "GET" if path.contains("/responses/") || path.contains("/runs/") => Some(Purpose::Retrieve),
             "GET" if ends_with("/models") || path.contains("/models/") => Some(Purpose::Free),
             _ => None,
         }
@@ -33,7 +33,7 @@ impl Dialect for OpenAi {
     fn recognizes(&self, answer: &Node) -> bool {
         let object = answer.get("object").and_then(Node::text).unwrap_or_default();
         let kind = answer.get("type").and_then(Node::text).unwrap_or_default();
-        matches!(object, "chat.completion" | "chat.completion.chunk" | "text_completion" | "response")
+        matches!(object, "chat.completion" | "chat.completion.chunk" | "text_completion" | "response" | "thread.run")
             || (object == "list" && answer.path(&["usage", "prompt_tokens"]).is_some())
             || kind.starts_with("response.")
             || (answer.get("choices").is_some() && answer.get("model").is_some())
@@ -60,6 +60,12 @@ impl Dialect for OpenAi {
             let kind = message.get("type").and_then(Node::text).unwrap_or_default();
             report.is_final = matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
             return;
+        }
+        // Assistants: the run itself; its steps and messages repeat parts of it.
+        match message.get("object").and_then(Node::text) {
+            Some("thread.run") => return self.document(message, report),
+            Some(object) if object.starts_with("thread.") => return,
+            _ => {}
         }
         Report::set_text(&mut report.model, message.get("model"));
         Report::set_text(&mut report.id, message.get("id"));
