@@ -16,6 +16,10 @@ pub mod budget;
 
 pub mod enforce;
 
+pub mod ledger;
+
+pub mod alert;
+
 pub mod replay;
 
 pub mod cli;

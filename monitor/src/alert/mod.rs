@@ -1,0 +1,146 @@
+//! Telling people: one structured line per decision.
+//!
+//! In: an [`Alert`]. Out: an entry in the journal with its own fields where systemd's journal listens, else one JSON line on stderr.
+//!
+//! **Invariant:** never on the path from event to decision; field names and message ids are a stable interface.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    sync::mpsc::{Sender, channel},
+    thread,
+};
+
+use jiff::Timestamp;
+use libsystemd::logging::{Priority, journal_send};
+
+use crate::{price::Money, task::TaskId};
+
+/// What happened, in one word; each has its own `MESSAGE_ID`, which stays the same for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A share of the cap was passed.
+    Warn,
+    /// The task is stopped at its cap.
+    Kill,
+    /// Everything of a stopped task is gone.
+    Killed,
+    /// Something of a stopped task is still alive.
+    KillFailed,
+    /// A call has no price: it counts nothing towards the cap.
+    Unpriced,
+    /// Traffic that may cost could not be read.
+    Unread,
+    /// The kernel lost records, or could not send a signal.
+    Lost,
+    /// The daemon was gone while the task ran.
+    Gap,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Kill => "kill",
+            Self::Killed => "killed",
+            Self::KillFailed => "kill-failed",
+            Self::Unpriced => "unpriced",
+            Self::Unread => "unread",
+            Self::Lost => "lost",
+            Self::Gap => "gap",
+        }
+    }
+
+    pub const fn message_id(self) -> &'static str {
+        match self {
+            Self::Warn => "5f3b7c1e0d4a4c5e9a61c2a7de0b4f11",
+            Self::Kill => "b0d2e9f46a7c4b0f8c15d3a9e7f2c622",
+            Self::Killed => "e1a94c7d35f84e6b92d07b18c6a5f033",
+            Self::KillFailed => "3c86f2b09d1e4a7ab5e4f7c20d91a844",
+            Self::Unpriced => "97d5a1c83e2f4b6d80fbc9e46a17d255",
+            Self::Unread => "4e0b8d76c2a94f13a7d8e5b31f60c966",
+            Self::Lost => "d82f6a3b97c5401e8b4a0ed7c35f1e77",
+            Self::Gap => "6ba17e4dc0f8439fa2c39d58e7b40f88",
+        }
+    }
+
+    /// syslog's severity.
+    const fn priority(self) -> Priority {
+        match self {
+            Self::Warn | Self::Unpriced | Self::Gap => Priority::Warning,
+            Self::Kill | Self::Unread | Self::Lost => Priority::Error,
+            Self::Killed => Priority::Notice,
+            Self::KillFailed => Priority::Critical,
+        }
+    }
+}
+
+/// Something a person should know.
+#[derive(Debug, Clone)]
+pub struct Alert {
+    pub kind: Kind,
+    pub task: Option<TaskId>,
+    pub message: String,
+    pub spent: Option<Money>,
+    pub cap: Option<Money>,
+    pub at: Timestamp,
+}
+
+/// Sends alerts, from its own thread: a journal that is slow holds nobody up.
+#[derive(Debug, Clone)]
+pub struct Alerts(Sender<Alert>);
+
+impl Alerts {
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> std::io::Result<Self> {
+        let (sender, receiver) = channel::<Alert>();
+        let to_journal = stderr_is_journal();
+        thread::Builder::new().name("alerts".into()).spawn(move || {
+            for alert in receiver {
+                if !to_journal || !send_to_journal(&alert) {
+                    print(&alert);
+                }
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    pub fn raise(&self, alert: Alert) {
+        if let Err(lost) = self.0.send(alert) {
+            print(&lost.0);
+        }
+    }
+}
+
+/// systemd says in `JOURNAL_STREAM` which stream it connected to the journal (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let stderr = std::fs::metadata("/proc/self/fd/2");
+    stderr.is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("TOLLGATE_DECISION", alert.kind.name().to_owned()), ("MESSAGE_ID", alert.kind.message_id().to_owned())];
+    fields.extend(alert.task.as_ref().map(|task| ("TOLLGATE_TASK", task.to_string())));
+    fields.extend(alert.spent.map(|spent| ("TOLLGATE_SPENT_USD", spent.to_string())));
+    fields.extend(alert.cap.map(|cap| ("TOLLGATE_CAP_USD", cap.to_string())));
+    fields
+}
+
+fn send_to_journal(alert: &Alert) -> bool {
+    journal_send(alert.kind.priority(), &alert.message, fields(alert).into_iter()).is_ok()
+}
+
+/// One line, in one write, so that lines of several writers do not mix.
+fn print(alert: &Alert) {
+    let mut line: serde_json::Map<String, serde_json::Value> =
+        fields(alert).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    line.insert("time".into(), alert.at.to_string().into());
+    line.insert("PRIORITY".into(), (alert.kind.priority() as u8).to_string().into());
+    line.insert("MESSAGE".into(), alert.message.clone().into());
+    let mut text = serde_json::Value::Object(line).to_string();
+    text.push('\n');
+    // Where stderr is gone there is nobody to tell.
+    std::io::stderr().write_all(text.as_bytes()).ok();
+}

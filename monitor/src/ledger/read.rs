@@ -1,0 +1,204 @@
+//! Reading the ledger: at start, and for reports.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+
+use super::LedgerError;
+use crate::{
+    meter::{Basis, Usage},
+    price::Money,
+};
+
+/// A look at the ledger; many can look while one writes.
+pub struct Reader {
+    connection: Connection,
+    path: std::path::PathBuf,
+}
+
+/// A task as it was last started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRow {
+    pub task: String,
+    pub cgroup: String,
+    pub cap: Option<Money>,
+    pub started_at: String,
+    /// How it ended, if it did after that.
+    pub ended: Option<String>,
+}
+
+/// A call that has no charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenCall {
+    pub id: u64,
+    pub task: String,
+    pub hold: Money,
+}
+
+/// A call with its charge.
+#[derive(Debug, Clone)]
+pub struct CallRow {
+    pub id: u64,
+    pub pid: u32,
+    pub started_at: String,
+    pub ended_at: String,
+    pub provider: Option<String>,
+    pub model: Option<String>,
+    pub response_id: Option<String>,
+    pub stream: bool,
+    pub usage: Usage,
+    pub basis: Basis,
+    pub cost: Option<Money>,
+    pub price_row: Option<serde_json::Value>,
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRow {
+    pub at: String,
+    pub decision: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessRow {
+    pub pid: u32,
+    pub parent: Option<u32>,
+    pub executable: Option<String>,
+    pub started_at: String,
+}
+
+fn money(pico: i64) -> Money {
+    Money::from_pico_usd(pico.into())
+}
+
+fn id(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|id| u64::try_from(id).unwrap_or(0))
+}
+
+fn json<T: for<'de> serde::Deserialize<'de>>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+    Ok(row.get::<_, Option<String>>(column)?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+impl Reader {
+    /// # Errors
+    /// When there is no ledger, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|source| LedgerError::Sqlite { path: path.into(), source })?;
+        Ok(Self { connection, path: path.into() })
+    }
+
+    fn rows<T>(
+        &self,
+        sql: &str,
+        task: &str,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, LedgerError> {
+        let rows = || -> rusqlite::Result<Vec<T>> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let arguments: &[&dyn rusqlite::ToSql] = if sql.contains('?') { &[&task] } else { &[] };
+            statement.query_map(arguments, read)?.collect()
+        };
+        rows().map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+    }
+
+    /// Every task, as it was last started.
+    pub fn tasks(&self) -> Result<Vec<TaskRow>, LedgerError> {
+        let sql = "SELECT task, cgroup, cap, started_at, \
+                   (SELECT state FROM task_ends e WHERE e.task = t.task AND e.ended_at >= t.started_at ORDER BY e.id DESC LIMIT 1) AS ended \
+                   FROM tasks t WHERE id = (SELECT max(id) FROM tasks WHERE task = t.task) ORDER BY id";
+        self.rows(sql, "", task_row)
+    }
+
+    pub fn task(&self, task: &str) -> Result<Option<TaskRow>, LedgerError> {
+        Ok(self.tasks()?.into_iter().find(|row| row.task == task))
+    }
+
+    /// What the task was charged so far.
+    pub fn spent(&self, task: &str) -> Result<Money, LedgerError> {
+        let costs = self.costs(task)?;
+        Ok(costs.into_iter().sum())
+    }
+
+    /// Cost of each call, oldest first.
+    pub fn costs(&self, task: &str) -> Result<Vec<Money>, LedgerError> {
+        let sql = "SELECT cost FROM charges JOIN calls ON calls.id = call WHERE task = ? AND cost IS NOT NULL ORDER BY calls.id";
+        self.rows(sql, task, |row| row.get(0).map(money))
+    }
+
+    pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
+        let sql = "SELECT id, task, hold FROM calls WHERE NOT EXISTS (SELECT 1 FROM charges WHERE call = calls.id) ORDER BY id";
+        self.rows(sql, "", |row| Ok(OpenCall { id: id(row, "id")?, task: row.get("task")?, hold: row.get("hold").map(money)? }))
+    }
+
+    pub fn last_call(&self) -> Result<u64, LedgerError> {
+        let last = self.connection.query_row("SELECT max(id) FROM calls", [], |row| row.get::<_, Option<i64>>(0)).optional();
+        let last = last.map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })?;
+        Ok(last.flatten().and_then(|id| u64::try_from(id).ok()).unwrap_or(0))
+    }
+
+    pub fn calls(&self, task: &str) -> Result<Vec<CallRow>, LedgerError> {
+        let sql = "SELECT id, pid, started_at, ended_at, provider, charges.model AS model, response_id, stream, usage, basis, cost, price_row, \
+                   note FROM calls JOIN charges ON call = id WHERE task = ? ORDER BY id";
+        self.rows(sql, task, call_row)
+    }
+
+    pub fn decisions(&self, task: &str) -> Result<Vec<DecisionRow>, LedgerError> {
+        let sql = "SELECT at, decision, reason FROM decisions WHERE task = ? ORDER BY id";
+        self.rows(sql, task, |row| {
+            Ok(DecisionRow { at: row.get("at")?, decision: row.get("decision")?, reason: row.get("reason")? })
+        })
+    }
+
+    /// Each process with the last program it executed.
+    pub fn processes(&self, task: &str) -> Result<Vec<ProcessRow>, LedgerError> {
+        let sql = "SELECT pid, parent, executable, started_at FROM processes p WHERE task = ? \
+                   AND id = (SELECT max(id) FROM processes WHERE task = p.task AND pid = p.pid AND started_at = p.started_at) ORDER BY id";
+        self.rows(sql, task, |row| {
+            Ok(ProcessRow {
+                pid: row.get("pid")?,
+                parent: row.get("parent")?,
+                executable: row.get("executable")?,
+                started_at: row.get("started_at")?,
+            })
+        })
+    }
+
+    /// Everything in the file is as SQLite left it.
+    pub fn is_sound(&self) -> Result<bool, LedgerError> {
+        self.connection
+            .query_row("PRAGMA quick_check", params![], |row| row.get::<_, String>(0))
+            .map(|answer| answer == "ok")
+            .map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+    }
+}
+
+fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
+    Ok(TaskRow {
+        task: row.get("task")?,
+        cgroup: row.get("cgroup")?,
+        cap: row.get::<_, Option<i64>>("cap")?.map(money),
+        started_at: row.get("started_at")?,
+        ended: row.get("ended")?,
+    })
+}
+
+fn call_row(row: &Row<'_>) -> rusqlite::Result<CallRow> {
+    let basis: String = row.get("basis")?;
+    Ok(CallRow {
+        id: id(row, "id")?,
+        pid: row.get("pid")?,
+        started_at: row.get("started_at")?,
+        ended_at: row.get("ended_at")?,
+        provider: row.get("provider")?,
+        model: row.get("model")?,
+        response_id: row.get("response_id")?,
+        stream: row.get("stream")?,
+        usage: json(row, "usage")?.unwrap_or_default(),
+        basis: serde_json::from_value(basis.into()).unwrap_or(Basis::None),
+        cost: row.get::<_, Option<i64>>("cost")?.map(money),
+        price_row: json(row, "price_row")?,
+        note: row.get("note")?,
+    })
+}

@@ -1,0 +1,158 @@
+//! The one writer, on its own thread: nobody waits for the disk but those who ask to.
+
+use std::{
+    path::Path,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::{LedgerError, schema};
+use crate::{
+    pipeline::Charge,
+    price::Money,
+    task::{TaskId, TaskProcess},
+};
+
+/// Something to be kept.
+#[derive(Debug)]
+pub enum Entry {
+    TaskStarted { task: TaskId, cgroup: String, cap: Option<Money>, at: Timestamp },
+    TaskEnded { task: TaskId, state: &'static str, at: Timestamp },
+    Process { task: TaskId, process: TaskProcess },
+    CallStarted { id: u64, task: TaskId, pid: u32, model: Option<Box<str>>, hold: Money, at: Timestamp },
+    Charged { call: u64, charge: Box<Charge>, at: Timestamp },
+    /// A call that was in flight when the daemon stopped: what was held for it is the best that is known.
+    Abandoned { call: u64, cost: Money, at: Timestamp },
+    Decided { task: TaskId, decision: &'static str, reason: String, at: Timestamp },
+    /// Answered when everything before it is durable.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// Takes entries.
+#[derive(Debug, Clone)]
+pub struct Ledger(Sender<Entry>);
+
+/// Entries of one transaction: enough to make the disk's work cheap, few enough to be done soon.
+const BATCH: usize = 512;
+/// How long to wait before a failed transaction (a full disk, a lock) is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Ledger {
+    /// Opens the ledger and starts its writer.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is of a newer version.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let connection = schema::open(path)?;
+        let (sender, receiver) = channel();
+        thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || write_all(connection, &receiver))
+            .map_err(|error| LedgerError::Sqlite { path: path.into(), source: rusqlite::Error::ToSqlConversionFailure(error.into()) })?;
+        Ok(Self(sender))
+    }
+
+    pub fn put(&self, entry: Entry) {
+        if self.0.send(entry).is_err() {
+            tracing::error!("the ledger's writer is gone: what is spent from now on is not kept");
+        }
+    }
+
+    /// Waits until everything put so far is durable.
+    pub async fn flushed(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.put(Entry::Barrier(sender));
+        // Dropped without an answer only if the writer is gone, which was said.
+        receiver.await.ok();
+    }
+}
+
+fn write_all(mut connection: Connection, receiver: &Receiver<Entry>) {
+    while let Ok(first) = receiver.recv() {
+        let mut batch = vec![first];
+        batch.extend(receiver.try_iter().take(BATCH - 1));
+        // Nothing is dropped: while the disk is full the queue grows, and it is said again and again.
+        while let Err(error) = write_batch(&mut connection, &batch) {
+            tracing::error!("the ledger cannot be written ({error}); trying again");
+            thread::sleep(RETRY);
+        }
+        for entry in batch {
+            if let Entry::Barrier(waiting) = entry {
+                // Nobody waits any more: fine.
+                waiting.send(()).ok();
+            }
+        }
+    }
+}
+
+fn write_batch(connection: &mut Connection, batch: &[Entry]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for entry in batch {
+        write(&transaction, entry)?;
+    }
+    transaction.commit()
+}
+
+/// As SQLite keeps it. 9.2 million USD for one call are more than there will be.
+pub fn pico(money: Money) -> i64 {
+    i64::try_from(money.pico_usd()).unwrap_or(i64::MAX)
+}
+
+fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    match entry {
+        Entry::TaskStarted { task, cgroup, cap, at } => transaction
+            .prepare_cached("INSERT INTO tasks (task, cgroup, cap, started_at) VALUES (?, ?, ?, ?)")?
+            .execute(params![task.as_str(), cgroup, cap.map(pico), at.to_string()])?,
+        Entry::TaskEnded { task, state, at } => transaction
+            .prepare_cached("INSERT INTO task_ends (task, ended_at, state) VALUES (?, ?, ?)")?
+            .execute(params![task.as_str(), at.to_string(), state])?,
+        Entry::Process { task, process } => transaction
+            .prepare_cached("INSERT INTO processes (task, pid, parent, executable, started_at) VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![task.as_str(), process.pid, process.parent, process.executable, process.started.to_string()])?,
+        Entry::CallStarted { id, task, pid, model, hold, at } => transaction
+            .prepare_cached("INSERT INTO calls (id, task, pid, started_at, model, hold) VALUES (?, ?, ?, ?, ?, ?)")?
+            .execute(params![i64::try_from(*id).unwrap_or(i64::MAX), task.as_str(), pid, at.to_string(), model, pico(*hold)])?,
+        Entry::Charged { call, charge, at } => write_charge(transaction, *call, charge, *at)?,
+        Entry::Abandoned { call, cost, at } => transaction
+            .prepare_cached(
+                "INSERT OR IGNORE INTO charges (call, ended_at, model, stream, usage, units, basis, cost, note) \
+                 SELECT id, ?, model, 0, '{}', '{}', 'estimated', ?, 'the daemon stopped during the call: what was held is charged' \
+                 FROM calls WHERE id = ?",
+            )?
+            .execute(params![at.to_string(), pico(*cost), i64::try_from(*call).unwrap_or(i64::MAX)])?,
+        Entry::Decided { task, decision, reason, at } => transaction
+            .prepare_cached("INSERT INTO decisions (at, task, decision, reason) VALUES (?, ?, ?, ?)")?
+            .execute(params![at.to_string(), task.as_str(), decision, reason])?,
+        Entry::Barrier(_) => 0,
+    };
+    Ok(())
+}
+
+fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timestamp) -> rusqlite::Result<usize> {
+    let metered = &charge.metered;
+    let json = |value: Result<String, serde_json::Error>| value.unwrap_or_else(|_| "{}".into());
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO charges (call, ended_at, provider, model, response_id, stream, usage, units, basis, cost, price_row, note) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            i64::try_from(call).unwrap_or(i64::MAX),
+            at.to_string(),
+            metered.provider,
+            metered.model(),
+            metered.response_id,
+            metered.stream,
+            json(serde_json::to_string(&metered.usage)),
+            json(serde_json::to_string(&metered.units)),
+            metered.basis.name(),
+            charge.cost.map(pico),
+            charge.row.as_ref().map(|row| json(serde_json::to_string(row))),
+            charge.note,
+        ])
+}
