@@ -20,6 +20,14 @@ pub mod ledger;
 
 pub mod alert;
 
+pub mod config;
+
+pub mod engine;
+
+pub mod report;
+
+pub mod api;
+
 pub mod replay;
 
 pub mod cli;

@@ -215,8 +215,14 @@ impl Exchanges {
         let context: Vec<(&'static str, &str)> = metered.context.iter().map(|(key, value)| (*key, &**value)).collect();
         let ask = |model: Option<&str>| {
             let model = model.unwrap_or_default();
-            let query =
-                Query { url: Some(url), model, usage: &metered.usage, units: &metered.units, context: &context, at: self.at };
+            let query = Query {
+                url: Some(url),
+                model,
+                usage: &metered.usage,
+                units: &metered.units,
+                context: &context,
+                at: self.at,
+            };
             self.catalogue.quote(&query)
         };
         // Some servers report an internal name that no price list has; then the name that was asked for is the one on the bill.

@@ -121,7 +121,8 @@ fn stderr_is_journal() -> bool {
 }
 
 fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
-    let mut fields = vec![("TOLLGATE_DECISION", alert.kind.name().to_owned()), ("MESSAGE_ID", alert.kind.message_id().to_owned())];
+    let mut fields =
+        vec![("TOLLGATE_DECISION", alert.kind.name().to_owned()), ("MESSAGE_ID", alert.kind.message_id().to_owned())];
     fields.extend(alert.task.as_ref().map(|task| ("TOLLGATE_TASK", task.to_string())));
     fields.extend(alert.spent.map(|spent| ("TOLLGATE_SPENT_USD", spent.to_string())));
     fields.extend(alert.cap.map(|cap| ("TOLLGATE_CAP_USD", cap.to_string())));

@@ -88,6 +88,17 @@ impl Account {
         account
     }
 
+    /// Takes in what calls cost before.
+    pub fn learn(&mut self, costs: impl IntoIterator<Item = Money>) {
+        costs.into_iter().for_each(|cost| self.history.record(cost));
+    }
+
+    /// Another cap from now on.
+    pub fn set_cap(&mut self, cap: Option<Money>) {
+        self.budget.cap = cap;
+        self.warned = PERCENT_THRESHOLDS.iter().filter(|&&percent| self.is_past(percent)).count();
+    }
+
     pub fn budget(&self) -> Budget {
         self.budget
     }

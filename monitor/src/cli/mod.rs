@@ -1,18 +1,28 @@
 //! The command line.
 
-pub mod exit;
+mod daemon;
+mod exit;
+mod join;
 mod replay;
+mod report;
+mod run;
+mod status;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+
+use crate::{api::client::Client, config};
+
+/// clap's own.
+const BAD_USAGE: u8 = 2;
 
 /// Meters what AI agents spend, and stops them at their cap
 ///
 /// Tollgate sees the model traffic of unmodified programs through eBPF probes on their TLS library, attributes every cent to a task (a
 /// cgroup and its process tree), and stops a task at its cap before its next request leaves the host.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, max_term_width = 100)]
+#[command(name = "tollgate", version, max_term_width = 100, after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -20,17 +30,70 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Daemon(daemon::Args),
+    Run(run::Args),
+    Status(status::Args),
+    Report(report::Args),
     Replay(replay::Args),
+    #[command(hide = true)]
+    Join(join::Args),
+}
+
+/// Where the daemon is.
+#[derive(Debug, Clone, clap::Args)]
+struct Socket {
+    /// Socket of the daemon
+    #[arg(long, env = "TOLLGATE_SOCKET", default_value = config::SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+}
+
+impl Socket {
+    fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
+        Command::Daemon(args) => daemon::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Report(args) => report::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Join(args) => join::run(args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("tollgate: {error:#}");
+        eprintln!("tollgate: {}", one_line(&error));
         exit::code_of(&error)
     })
+}
+
+/// The chain of causes; a cause that its effect quotes already is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
+}
+
+/// Waits for an answer of the daemon.
+fn wait_for<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?.block_on(future))
+}
+
+/// Prints for people or machines; a reader that has had enough is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -17,6 +17,8 @@ pub use write::{Entry, Ledger};
 pub enum LedgerError {
     #[error("the ledger {path}: {source}")]
     Sqlite { path: std::path::PathBuf, source: rusqlite::Error },
-    #[error("the ledger {path} was written by a newer version (schema {found}, known {known}): install that version again")]
+    #[error(
+        "the ledger {path} was written by a newer version (schema {found}, known {known}): install that version again"
+    )]
     Newer { path: std::path::PathBuf, found: i64, known: i64 },
 }

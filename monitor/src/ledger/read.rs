@@ -85,7 +85,8 @@ impl Reader {
     /// When there is no ledger, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|source| LedgerError::Sqlite { path: path.into(), source })?;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|source| LedgerError::Sqlite { path: path.into(), source })?;
         Ok(Self { connection, path: path.into() })
     }
 
@@ -129,11 +130,14 @@ impl Reader {
 
     pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
         let sql = "SELECT id, task, hold FROM calls WHERE NOT EXISTS (SELECT 1 FROM charges WHERE call = calls.id) ORDER BY id";
-        self.rows(sql, "", |row| Ok(OpenCall { id: id(row, "id")?, task: row.get("task")?, hold: row.get("hold").map(money)? }))
+        self.rows(sql, "", |row| {
+            Ok(OpenCall { id: id(row, "id")?, task: row.get("task")?, hold: row.get("hold").map(money)? })
+        })
     }
 
     pub fn last_call(&self) -> Result<u64, LedgerError> {
-        let last = self.connection.query_row("SELECT max(id) FROM calls", [], |row| row.get::<_, Option<i64>>(0)).optional();
+        let last =
+            self.connection.query_row("SELECT max(id) FROM calls", [], |row| row.get::<_, Option<i64>>(0)).optional();
         let last = last.map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })?;
         Ok(last.flatten().and_then(|id| u64::try_from(id).ok()).unwrap_or(0))
     }

@@ -21,14 +21,46 @@ use crate::{
 /// Something to be kept.
 #[derive(Debug)]
 pub enum Entry {
-    TaskStarted { task: TaskId, cgroup: String, cap: Option<Money>, at: Timestamp },
-    TaskEnded { task: TaskId, state: &'static str, at: Timestamp },
-    Process { task: TaskId, process: TaskProcess },
-    CallStarted { id: u64, task: TaskId, pid: u32, model: Option<Box<str>>, hold: Money, at: Timestamp },
-    Charged { call: u64, charge: Box<Charge>, at: Timestamp },
+    TaskStarted {
+        task: TaskId,
+        cgroup: String,
+        cap: Option<Money>,
+        at: Timestamp,
+    },
+    TaskEnded {
+        task: TaskId,
+        state: &'static str,
+        at: Timestamp,
+    },
+    Process {
+        task: TaskId,
+        process: TaskProcess,
+    },
+    CallStarted {
+        id: u64,
+        task: TaskId,
+        pid: u32,
+        model: Option<Box<str>>,
+        hold: Money,
+        at: Timestamp,
+    },
+    Charged {
+        call: u64,
+        charge: Box<Charge>,
+        at: Timestamp,
+    },
     /// A call that was in flight when the daemon stopped: what was held for it is the best that is known.
-    Abandoned { call: u64, cost: Money, at: Timestamp },
-    Decided { task: TaskId, decision: &'static str, reason: String, at: Timestamp },
+    Abandoned {
+        call: u64,
+        cost: Money,
+        at: Timestamp,
+    },
+    Decided {
+        task: TaskId,
+        decision: &'static str,
+        reason: String,
+        at: Timestamp,
+    },
     /// Answered when everything before it is durable.
     Barrier(oneshot::Sender<()>),
 }
@@ -50,10 +82,12 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let connection = schema::open(path)?;
         let (sender, receiver) = channel();
-        thread::Builder::new()
-            .name("ledger".into())
-            .spawn(move || write_all(connection, &receiver))
-            .map_err(|error| LedgerError::Sqlite { path: path.into(), source: rusqlite::Error::ToSqlConversionFailure(error.into()) })?;
+        thread::Builder::new().name("ledger".into()).spawn(move || write_all(connection, &receiver)).map_err(
+            |error| LedgerError::Sqlite {
+                path: path.into(),
+                source: rusqlite::Error::ToSqlConversionFailure(error.into()),
+            },
+        )?;
         Ok(Self(sender))
     }
 

@@ -19,7 +19,11 @@ impl Dialect for OpenAi {
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
         let ends_with = |suffix: &str| path.ends_with(suffix);
         match method {
-            "POST" if ["/chat/completions", "/completions", "/responses", "/runs"].iter().any(|suffix| ends_with(suffix)) => {
+            "POST"
+                if ["/chat/completions", "/completions", "/responses", "/runs"]
+                    .iter()
+                    .any(|suffix| ends_with(suffix)) =>
+            {
                 Some(Purpose::Generate)
             }
             "POST" if ends_with("/embeddings") => Some(Purpose::Embed),

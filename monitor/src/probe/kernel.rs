@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use aya::{
@@ -11,6 +11,7 @@ use aya::{
     programs::{TracePoint, UProbe},
 };
 use monitor_common::{Counters, Gate, Process};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     attach::{Attached, Libraries},
@@ -203,9 +204,15 @@ impl Ring {
     }
 }
 
-impl AsRawFd for Ring {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+impl Ring {
+    /// Becomes readable when there is something to [`drain`](Self::drain). To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be watched.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let fd = self.0.as_fd().try_clone_to_owned()?;
+        // SAFETY: the descriptor is owned by the `AsyncFd`, so it stays open, and the same, for as long as it is registered.
+        Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
     }
 }
 
@@ -238,6 +245,11 @@ impl Memberships {
 
     pub fn slot_of(&self, pid: Pid) -> Option<Slot> {
         self.processes.get(&pid, 0).ok().map(|process| Slot(process.slot))
+    }
+
+    /// Processes that are followed.
+    pub fn count(&self) -> u64 {
+        self.processes.keys().flatten().count() as u64
     }
 
     /// Every member of the slot, wherever it has moved to.

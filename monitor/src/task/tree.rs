@@ -35,6 +35,15 @@ impl ProcessTree {
         self.processes.iter().filter(|process| process.ended.is_none()).map(|process| process.pid)
     }
 
+    /// The living process of that id, else the last one.
+    pub fn get(&self, pid: u32) -> Option<&TaskProcess> {
+        self.processes.iter().rev().find(|process| process.pid == pid)
+    }
+
+    pub fn executable(&self, pid: u32) -> Option<&str> {
+        self.get(pid)?.executable.as_deref()
+    }
+
     /// A process entered the task, or forked within it. Says whether it is new.
     pub fn started(&mut self, pid: u32, parent: Option<u32>, at: Timestamp) -> bool {
         if let Some(known) = self.alive_mut(pid) {

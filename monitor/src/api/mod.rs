@@ -1,0 +1,33 @@
+//! The control interface: HTTP and JSON over a Unix socket.
+//!
+//! In: requests of local processes, known by `SO_PEERCRED`. Out: what the engine and the ledger answer.
+//!
+//! **Invariant:** never on the path from event to decision. Only root and the daemon's own user are served, and a process inside a task
+//! changes nothing, whoever it is.
+#![forbid(unsafe_code)]
+
+pub mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use server::{ListenError, Server, listen};
+
+use crate::{price::Money, task::TaskId};
+
+/// Body of `POST /v1/tasks`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartTask {
+    pub task: TaskId,
+    /// No cap: metered only.
+    pub cap_usd: Option<Money>,
+}
+
+/// Body of every answer that is not 2xx.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    pub error: String,
+    /// A word for programs: `unknown-task`, `exhausted`, `forbidden`, `failed`.
+    pub kind: String,
+}

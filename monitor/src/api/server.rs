@@ -1,0 +1,219 @@
+//! The daemon's side.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Path as UrlPath, State, connect_info::Connected},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use tokio::net::UnixListener;
+
+use super::{Problem, StartTask};
+use crate::{
+    engine::{Command, CommandError, Handle, Joined, Started, Status},
+    ledger::{Ledger, LedgerError, Reader},
+    price::Money,
+    report::Report,
+    task::TaskId,
+};
+
+/// A socket that is bound but not served yet.
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("another daemon listens on {0}: stop it first, or give this one its own --socket and --state-dir")]
+    InUse(PathBuf),
+    #[error("cannot listen on {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+#[derive(Clone)]
+struct App {
+    engine: Handle,
+    ledger: Ledger,
+    ledger_path: PathBuf,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    pid: u32,
+    is_allowed: bool,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred().ok();
+        let uid = credentials.map(|credentials| credentials.uid());
+        let pid = credentials.and_then(|credentials| credentials.pid()).and_then(|pid| u32::try_from(pid).ok());
+        let is_allowed = uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) && pid.is_some();
+        Self { pid: pid.unwrap_or(0), is_allowed }
+    }
+}
+
+/// Binds the socket. One that a daemon left behind when it was killed is replaced.
+///
+/// # Errors
+/// When a daemon listens there already, or the path cannot be used.
+pub fn listen(path: &Path) -> Result<Server, ListenError> {
+    let error = |source| ListenError::Io { path: path.into(), source };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(ListenError::InUse(path.into()));
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(error)?;
+    }
+    match fs::remove_file(path) {
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+        other => other.map_err(error)?,
+    }
+    let listener = UnixListener::bind(path).map_err(error)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(error)?;
+    Ok(Server { listener, path: path.into() })
+}
+
+impl Server {
+    /// Serves until `until` is done.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub async fn serve(
+        self,
+        engine: Handle,
+        ledger: Ledger,
+        ledger_path: PathBuf,
+        until: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let app = App { engine, ledger, ledger_path };
+        let router = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/tasks", post(start))
+            .route("/v1/tasks/{task}/join", post(join))
+            .route("/v1/tasks/{task}/report", get(report))
+            .with_state(app);
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        let served = axum::serve(self.listener, service).with_graceful_shutdown(until).await;
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!("could not remove {}: {error}", self.path.display());
+        }
+        served
+    }
+}
+
+enum ApiError {
+    Forbidden,
+    UnknownTask(TaskId),
+    Command(CommandError),
+    Ledger(LedgerError),
+    Gone,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, kind, error) = match self {
+            Self::Forbidden => (
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "only root and the daemon's own user may use this socket".to_owned(),
+            ),
+            Self::UnknownTask(task) => (
+                StatusCode::NOT_FOUND,
+                "unknown-task",
+                format!("there is no task {task}; `tollgate status` lists those that run"),
+            ),
+            Self::Command(error @ CommandError::Inside(_)) => (StatusCode::FORBIDDEN, "forbidden", error.to_string()),
+            Self::Command(error @ CommandError::NoTask(_)) => {
+                (StatusCode::NOT_FOUND, "unknown-task", error.to_string())
+            }
+            Self::Command(error @ CommandError::Exhausted { .. }) => {
+                (StatusCode::CONFLICT, "exhausted", error.to_string())
+            }
+            Self::Command(error @ (CommandError::Stopping(_) | CommandError::Full(_))) => {
+                (StatusCode::CONFLICT, "failed", error.to_string())
+            }
+            Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+            Self::Ledger(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+            Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
+        };
+        (status, Json(Problem { error, kind: kind.to_owned() })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+fn allowed(peer: Peer) -> Result<u32, ApiError> {
+    if peer.is_allowed { Ok(peer.pid) } else { Err(ApiError::Forbidden) }
+}
+
+async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
+    allowed(peer)?;
+    let status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
+    // What is shown as spent is found again after a crash.
+    app.ledger.flushed().await;
+    Ok(Json(status))
+}
+
+async fn start(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(body): Json<StartTask>,
+) -> Answer<Started> {
+    let peer = allowed(peer)?;
+    app.ledger.flushed().await;
+    let task = body.task.clone();
+    let spent = read(&app, move |ledger| ledger.spent(task.as_str())).await?;
+    start_with(&app, peer, body, spent).await
+}
+
+async fn start_with(app: &App, peer: u32, body: StartTask, spent: Money) -> Answer<Started> {
+    let StartTask { task, cap_usd: cap } = body;
+    let started =
+        app.engine.ask(|reply| Command::Start { peer, task, cap, spent, reply }).await.ok_or(ApiError::Gone)?;
+    started.map(Json).map_err(ApiError::Command)
+}
+
+async fn join(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(task): UrlPath<TaskId>,
+) -> Answer<Joined> {
+    let peer = allowed(peer)?;
+    let joined = app.engine.ask(|reply| Command::Join { peer, task, reply }).await.ok_or(ApiError::Gone)?;
+    joined.map(Json).map_err(ApiError::Command)
+}
+
+async fn report(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(task): UrlPath<TaskId>,
+) -> Answer<Report> {
+    allowed(peer)?;
+    let asked = task.clone();
+    let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
+    app.ledger.flushed().await;
+    let wanted = task.clone();
+    let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
+    report.map(Json).ok_or(ApiError::UnknownTask(task))
+}
+
+/// Reads the ledger on a thread where waiting for the disk holds nobody up.
+async fn read<T: Send + 'static>(
+    app: &App,
+    read: impl FnOnce(&Reader) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let path = app.ledger_path.clone();
+    let result = tokio::task::spawn_blocking(move || Reader::open(&path).and_then(|ledger| read(&ledger))).await;
+    result.map_err(|_| ApiError::Gone)?.map_err(ApiError::Ledger)
+}

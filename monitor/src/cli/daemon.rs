@@ -1,0 +1,118 @@
+//! `tollgate daemon`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::exit::{AlreadyRunning, NotAllowed};
+use crate::{
+    alert::Alerts,
+    api,
+    config::Config,
+    enforce::{Gates, Hierarchy},
+    engine::{self, Handle, Parts},
+    ledger::{Ledger, Reader},
+    meter,
+    probe::Probes,
+};
+
+/// Run the daemon that meters and stops tasks
+///
+/// Stays in the foreground; needs root. Says `ready` on stderr (and to systemd, if it was started by it) when all probes are attached.
+/// Decisions are written to the journal as structured fields, or as JSON lines on stderr where there is no journal.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file [default: /etc/tollgate/tollgate.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the ledger [default: /var/lib/tollgate]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Socket to listen on [default: /run/tollgate/tollgate.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let filter = EnvFilter::try_from_env("TOLLGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let mut config = Config::load(args.config.as_deref())?;
+    if args.check {
+        println!("the configuration is valid");
+        return Ok(ExitCode::SUCCESS);
+    }
+    config.daemon.state_dir = args.state_dir.clone().or(config.daemon.state_dir);
+    config.daemon.socket = args.socket.clone().or(config.daemon.socket);
+    if !nix::unistd::geteuid().is_root() {
+        return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
+    }
+    let _lock = lock(config.state_dir())?;
+    serve(&config)
+}
+
+/// One daemon per state directory; the lock goes with the process, however it ends.
+fn lock(state_dir: &Path) -> Result<Flock<fs::File>> {
+    fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
+    fs::set_permissions(state_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let path = state_dir.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| AlreadyRunning(state_dir.display().to_string()).into())
+}
+
+fn serve(config: &Config) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let server = api::listen(config.socket())?;
+        let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
+        let (mut probes, ring, memberships, gates) = Probes::load(config.kernel.capacity())?;
+        for error in probes.attach_libraries()? {
+            tracing::warn!("{error}: what uses it is not metered");
+        }
+        let attached = probes.attached().count();
+        let ledger_path = config.state_dir().join("ledger.db");
+        let ledger = Ledger::open(&ledger_path)?;
+        let reader = Reader::open(&ledger_path)?;
+        let parts = Parts {
+            probes,
+            ring,
+            memberships,
+            gates: Gates::new(gates)?,
+            hierarchy,
+            ledger: ledger.clone(),
+            alerts: Alerts::start()?,
+        };
+        let (handle, commands) = Handle::new();
+        let engine = engine::start(parts, config, &reader, commands)?;
+        // Takes a moment, and the first estimate should not wait for it.
+        std::thread::spawn(meter::load_vocabularies);
+
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let until = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tracing::info!("ready: {attached} TLS libraries probed, listening on {}", config.socket().display());
+        // Outside systemd there is nobody to tell.
+        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+        server.serve(handle.clone(), ledger.clone(), ledger_path, until).await?;
+        handle.shutdown();
+        tokio::task::spawn_blocking(|| engine.join()).await?.ok();
+        ledger.flushed().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}

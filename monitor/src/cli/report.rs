@@ -1,0 +1,126 @@
+//! `tollgate report`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+
+use super::{Socket, print, wait_for};
+use crate::{meter::Usage, report::Report, task::TaskId};
+
+/// Show what a task did: calls, tokens, cost, how each amount is known, and why it was stopped
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Task to report on
+    #[arg(long)]
+    task: TaskId,
+    #[command(flatten)]
+    socket: Socket,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// List every call
+    #[arg(long)]
+    calls: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let client = args.socket.client();
+    let path = format!("/v1/tasks/{}/report", args.task);
+    let report: Report = wait_for(client.get(&path))??;
+    if args.json { print(&serde_json::to_string(&report)?) } else { print(&human(&report, args.calls)) }
+}
+
+/// The report as a person reads it.
+pub fn human(report: &Report, with_calls: bool) -> String {
+    let cap = report.cap_usd.map_or("no cap".to_owned(), |cap| format!("cap ${cap}"));
+    let mut text = format!(
+        "task {}: {}, spent ${} ({cap}), held ${}\n",
+        report.task, report.state, report.spent_usd, report.held_usd
+    );
+    if let Some(stopped) = &report.stopped {
+        text.push_str(&format!("stopped at {}: {}\n", stopped.at, stopped.reason));
+    }
+    let basis: Vec<String> = report.basis.iter().map(|(basis, calls)| format!("{calls} {basis}")).collect();
+    let basis = if basis.is_empty() { String::new() } else { format!(" ({})", basis.join(", ")) };
+    text.push_str(&format!(
+        "{} calls{basis} in {} exchanges; {}\n",
+        report.calls,
+        report.exchanges,
+        tokens(&report.usage)
+    ));
+    if report.unpriced > 0 || report.unread > 0 {
+        text.push_str(&format!(
+            "NOT COUNTED: {} calls without a price, {} that could not be read\n",
+            report.unpriced, report.unread
+        ));
+    }
+    text.push_str(&models(report));
+    text.push_str(&processes(report));
+    if with_calls {
+        text.push_str(&calls(report));
+    }
+    text.trim_end().to_owned()
+}
+
+fn tokens(usage: &Usage) -> String {
+    let parts: Vec<String> = usage.iter().map(|(bucket, tokens)| format!("{tokens} {}", bucket.name())).collect();
+    if parts.is_empty() { "no tokens".into() } else { parts.join(", ") }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+}
+
+fn models(report: &Report) -> String {
+    if report.models.is_empty() {
+        return String::new();
+    }
+    let mut table = table(["MODEL", "CALLS", "IN", "OUT", "COST"]);
+    for total in &report.models {
+        table.add_row([
+            total.model.clone(),
+            total.calls.to_string(),
+            total.usage.input_total().to_string(),
+            total.usage.output_total().to_string(),
+            format!("${}", total.cost_usd),
+        ]);
+    }
+    format!("\n{}\n", table.trim_fmt())
+}
+
+fn processes(report: &Report) -> String {
+    if report.processes.is_empty() {
+        return String::new();
+    }
+    let mut table = table(["PID", "PARENT", "PROGRAM", "CALLS", "COST"]);
+    for process in &report.processes {
+        table.add_row([
+            process.pid.to_string(),
+            process.ppid.map_or("-".to_owned(), |ppid| ppid.to_string()),
+            process.exe.clone(),
+            process.calls.to_string(),
+            format!("${}", process.cost_usd),
+        ]);
+    }
+    format!("\n{}\n", table.trim_fmt())
+}
+
+fn calls(report: &Report) -> String {
+    let mut table = table(["STARTED", "PID", "MODEL", "IN", "OUT", "COST", "BASIS", "RESPONSE"]);
+    for call in &report.call_list {
+        table.add_row([
+            call.started_at.clone(),
+            call.pid.to_string(),
+            call.model.clone(),
+            call.usage.input_total().to_string(),
+            call.usage.output_total().to_string(),
+            call.cost_usd.map_or("unpriced".to_owned(), |cost| format!("${cost}")),
+            call.basis.name().to_owned(),
+            call.response_id.clone().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    format!("\n{}\n", table.trim_fmt())
+}

@@ -1,0 +1,141 @@
+//! `tollgate run`.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, Command, ExitCode, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
+    iterator::Signals,
+    low_level::emulate_default_handler,
+};
+
+use super::{Socket, exit, wait_for};
+use crate::{
+    api::{StartTask, client::Client},
+    engine::Started,
+    price::Money,
+    report::Report,
+    task::TaskId,
+};
+
+/// Run a command as a task with a budget
+///
+/// The command and everything it starts is metered, and stopped when the task has spent its budget. Terminal, signals, job control and
+/// exit code are the command's own; 137 and a line that says why when it was stopped at its cap. A task that is run again goes on with
+/// what it has spent.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the task [default: a new one for each run]
+    #[arg(long)]
+    task: Option<TaskId>,
+    /// What the task may spend in all, in USD, like 2.00 [default: no cap, metered only]
+    #[arg(long, value_name = "USD")]
+    budget: Option<Money>,
+    #[command(flatten)]
+    socket: Socket,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// How long the daemon may take to have everything settled after the command ended.
+const SETTLE: Duration = Duration::from_secs(5);
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let client = args.socket.client();
+    let task = args.task.clone().map_or_else(new_task, Ok)?;
+    let start = StartTask { task: task.clone(), cap_usd: args.budget };
+    let _: Started = wait_for(client.post("/v1/tasks", &start))??;
+
+    // Before the child, so that no signal of the terminal is missed. Stopping is left alone: a terminal stops both.
+    let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
+    let this = std::env::current_exe().context("cannot find this program")?;
+    let mut child = Command::new(this)
+        .arg("join")
+        .arg("--task")
+        .arg(task.as_str())
+        .arg("--socket")
+        .arg(&args.socket.socket)
+        .arg("--")
+        .args(&args.command)
+        .spawn()
+        .context("cannot start a process")?;
+    forward(signals, &child)?;
+    let status = wait(&mut child)?;
+    let report = after(&client, &task);
+    leave(&task, status, report.as_ref())
+}
+
+/// A name that no other run has: this process' id and when it started.
+fn new_task() -> Result<TaskId> {
+    let second = jiff::Timestamp::now().as_second();
+    Ok(format!("run-{second}-{}", std::process::id()).parse()?)
+}
+
+/// A signal that the terminal sends reaches the command by itself; one that is sent to this process is passed on.
+fn forward(mut signals: Signals, child: &Child) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let handle = move || {
+        for signal in signals.forever() {
+            if matches!(signal, SIGTERM | SIGHUP)
+                && let Ok(signal) = Signal::try_from(signal)
+            {
+                // The command may be gone already.
+                kill(pid, signal).ok();
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(handle)?;
+    Ok(())
+}
+
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    loop {
+        match child.wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.context("cannot wait for the command"),
+        }
+    }
+}
+
+/// The report of a task that is over. `None` when the daemon is gone.
+fn after(client: &Client, task: &TaskId) -> Option<Report> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let report: Report = wait_for(client.get(&format!("/v1/tasks/{task}/report"))).ok()?.ok()?;
+        // `stopping`: the reason is there, but processes are still being ended.
+        if report.state != "stopping" || Instant::now() > deadline {
+            return Some(report);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends as the command did.
+fn leave(task: &TaskId, status: ExitStatus, report: Option<&Report>) -> Result<ExitCode> {
+    if let Some(stopped) = report.and_then(|report| report.stopped.as_ref()) {
+        eprintln!("tollgate: task {task} was stopped: {}", stopped.reason);
+        return Ok(ExitCode::from(exit::KILLED));
+    }
+    if report.is_none() {
+        eprintln!("tollgate: the daemon is gone; task {task} was not metered to its end");
+    }
+    if let Some(code) = status.code() {
+        return Ok(ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE)));
+    }
+    let signal = status.signal().unwrap_or(9);
+    // A shell that waits for us should see what it would have seen without us. SIGKILL cannot be sent to oneself with a message.
+    emulate_default_handler(signal).ok();
+    Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(exit::FAILURE)))
+}

@@ -1,0 +1,80 @@
+//! `tollgate status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use serde_json::Value;
+
+use super::{Socket, print, wait_for};
+
+/// Show what the daemon is doing: tasks, probes, losses
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    socket: Socket,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let client = args.socket.client();
+    let status: Value = wait_for(client.get("/v1/status"))??;
+    if args.json {
+        return print(&status.to_string());
+    }
+    print(&human(&status))
+}
+
+fn human(status: &Value) -> String {
+    let daemon = &status["daemon"];
+    let mut text = format!(
+        "tollgate {} (pid {}), up {} s, prices from {}\n",
+        word(&daemon["version"]),
+        daemon["pid"],
+        daemon["uptime_s"],
+        word(&daemon["catalogue"])
+    );
+    let probes = status["probes"].as_array().into_iter().flatten().map(|probe| word(&probe["path"]));
+    text.push_str(&format!("probed: {}\n", probes.collect::<Vec<_>>().join(", ")));
+    let losses: Vec<String> = status["counters"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, value)| {
+            !["records", "bytes", "processes", "connections"].contains(&name.as_str()) && value.as_u64() != Some(0)
+        })
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    text.push_str(&if losses.is_empty() {
+        "losses: none\n".to_owned()
+    } else {
+        format!("LOSSES: {}\n", losses.join(", "))
+    });
+    let tasks = status["tasks"].as_array().cloned().unwrap_or_default();
+    if tasks.is_empty() {
+        text.push_str("no tasks; start one with `tollgate run --task NAME --budget USD -- COMMAND`");
+        return text;
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["TASK", "STATE", "SPENT", "CAP", "HELD", "CALLS", "PROCESSES"]);
+    for task in &tasks {
+        let cap = task["cap_usd"].as_str().map_or("none".to_owned(), |cap| format!("${cap}"));
+        table.add_row([
+            word(&task["task"]).to_owned(),
+            word(&task["state"]).to_owned(),
+            format!("${}", word(&task["spent_usd"])),
+            cap,
+            format!("${}", word(&task["held_usd"])),
+            task["calls"].to_string(),
+            task["processes"].to_string(),
+        ]);
+    }
+    text + &table.trim_fmt()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

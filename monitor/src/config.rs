@@ -1,0 +1,176 @@
+//! What an administrator can set. Every key has a default; an unknown key is an error.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{price::Money, probe::Capacity};
+
+/// Where the daemon listens, and its clients look for it.
+pub const SOCKET: &str = "/run/tollgate/tollgate.sock";
+/// Where the ledger lies.
+pub const STATE_DIR: &str = "/var/lib/tollgate";
+/// The configuration that is read when none is named and this one is there.
+pub const FILE: &str = "/etc/tollgate/tollgate.toml";
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub daemon: Daemon,
+    pub budget: Budget,
+    pub cgroup: Cgroup,
+    pub kernel: Kernel,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Daemon {
+    pub state_dir: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Hold for a call before any call of its task is known, in USD.
+    pub first_hold: Money,
+    /// Time between `SIGTERM` and `SIGKILL` when a task is stopped.
+    pub kill_grace_seconds: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        // One cent: a thousand words in and out of a mid-priced model.
+        Self { first_hold: Money::from_pico_usd(Money::PICO_PER_USD / 100), kill_grace_seconds: 2 }
+    }
+}
+
+impl Budget {
+    pub fn kill_grace(&self) -> Duration {
+        Duration::from_secs(self.kill_grace_seconds)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// Path below the cgroup v2 mount where `tollgate run` makes its cgroups.
+    pub subtree: String,
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { subtree: "tollgate".into() }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// Size of the record ring: a power of two.
+    pub ring_mib: u32,
+    /// Processes of tasks that can be followed at once.
+    pub processes: u32,
+    /// Connections of tasks that can be followed at once.
+    pub connections: u32,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        let Capacity { ring_bytes, processes, connections } = Capacity::default();
+        Self { ring_mib: ring_bytes >> 20, processes, connections }
+    }
+}
+
+impl Kernel {
+    pub fn capacity(&self) -> Capacity {
+        Capacity { ring_bytes: self.ring_mib << 20, processes: self.processes, connections: self.connections }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the configuration {path} is wrong: {what}")]
+    Invalid { path: PathBuf, what: String },
+}
+
+impl Config {
+    /// Reads the named file, else the usual one if it is there, else takes the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, or says something that is not known or makes no sense.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = match named {
+            Some(path) => path,
+            None if Path::new(FILE).exists() => Path::new(FILE),
+            None => return Ok(Self::default()),
+        };
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.into(), what })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            format!("{line}{}", error.message().lines().next().unwrap_or_default())
+        })?;
+        let ring = config.kernel.ring_mib;
+        if !ring.is_power_of_two() || ring > 1024 {
+            return Err(format!("kernel.ring_mib is {ring}: use a power of two up to 1024"));
+        }
+        if config.kernel.processes == 0 || config.kernel.connections == 0 {
+            return Err("kernel.processes and kernel.connections must not be 0".into());
+        }
+        if config.budget.first_hold <= Money::ZERO {
+            return Err("budget.first_hold must be more than 0".into());
+        }
+        let subtree = config.cgroup.subtree.trim_matches('/');
+        if subtree.is_empty() || subtree.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+            return Err(format!(
+                "cgroup.subtree is `{}`: use a path below the cgroup v2 mount, like `tollgate`",
+                config.cgroup.subtree
+            ));
+        }
+        Ok(config)
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.daemon.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR))
+    }
+
+    pub fn socket(&self) -> &Path {
+        self.daemon.socket.as_deref().unwrap_or(Path::new(SOCKET))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn every_key_has_a_default() {
+        let config = Config::parse("").expect("the defaults");
+        assert_eq!(config.budget.first_hold.to_string(), "0.01");
+        assert_eq!(config.kernel.capacity().ring_bytes, 32 << 20);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let wrong = |text: &str| Config::parse(text).expect_err(text);
+        assert_eq!(
+            wrong("[budget]\nfirst_hodl = \"1\""),
+            "line 2: unknown field `first_hodl`, expected `first_hold` or `kill_grace_seconds`"
+        );
+        assert!(wrong("[budget]\nfirst_hold = \"1e3\"").starts_with("line 2: `1e3` is not an amount in USD"));
+        assert!(wrong("[kernel]\nring_mib = 3").contains("power of two"));
+        assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
+        assert!(wrong("nonsense").starts_with("line 1: "));
+    }
+}

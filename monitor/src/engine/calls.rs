@@ -1,0 +1,278 @@
+//! From captured bytes to charges.
+
+use jiff::Timestamp;
+
+use super::state::{Call, Connection, Engine, TaskState};
+use crate::{
+    alert::Kind,
+    budget::{Decision, HoldId},
+    ledger::Entry,
+    meter::Billing,
+    pipeline::{Charge, Pipeline, Step},
+    price::Money,
+    probe::{Admission, ConnectionId, Event, Slot},
+    wire::ExchangeId,
+};
+
+impl Engine {
+    /// Takes an event from the ring.
+    pub fn on_event(&mut self, event: &Event<'_>, time: u64) {
+        let at = self.clock.at(time);
+        match *event {
+            Event::Data { connection, slot, direction, offset, bytes } => {
+                self.with_pipeline(connection, slot, at, |pipeline, out| {
+                    pipeline.push(direction, offset, bytes, at, out)
+                });
+            }
+            Event::RequestStart { connection, slot, admission, wanted: _, head } => {
+                self.on_start(connection, slot, admission, head, at)
+            }
+            Event::Closed { connection } => self.close(connection, at),
+            Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
+            Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
+            Event::Exited { slot, pid } => self.leaving.push((pid, slot)),
+        }
+    }
+
+    fn on_start(&mut self, id: ConnectionId, slot: Slot, admission: Admission, head: &[u8], at: Timestamp) {
+        if !self.tasks.contains_key(&slot) {
+            return;
+        }
+        self.touched.insert(slot);
+        match admission {
+            Admission::Held => return self.on_held(id, slot, head),
+            Admission::Credited => {
+                if let Some(task) = self.tasks.get_mut(&slot) {
+                    task.taken_seen += 1;
+                }
+            }
+            Admission::Escaped => {
+                self.alert(
+                    Kind::Lost,
+                    Some(slot),
+                    format!("a request of process {} could not be stopped at the gate", id.pid),
+                );
+            }
+        }
+        self.admit(id, slot, at);
+    }
+
+    /// Opens a hold for a request that is on its way.
+    fn admit(&mut self, id: ConnectionId, slot: Slot, _at: Timestamp) {
+        let hold = HoldId(self.new_id());
+        if let Some(task) = self.tasks.get_mut(&slot) {
+            task.account.start(hold, id.pid);
+            self.connection(id, slot).starts.push_back(hold);
+        }
+    }
+
+    pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
+        let catalogue = self.catalogue;
+        self.connections.entry(id).or_insert_with(|| Connection {
+            slot,
+            pipeline: Pipeline::new(catalogue, "https"),
+            starts: Default::default(),
+            calls: Default::default(),
+        })
+    }
+
+    /// Lets a connection's pipeline work, and then deals with what came out of it.
+    fn with_pipeline(
+        &mut self,
+        id: ConnectionId,
+        slot: Slot,
+        at: Timestamp,
+        work: impl FnOnce(&mut Pipeline, &mut dyn FnMut(Step)),
+    ) {
+        if !self.tasks.contains_key(&slot) {
+            return;
+        }
+        let mut steps = Vec::new();
+        work(&mut self.connection(id, slot).pipeline, &mut |step| steps.push(step));
+        for step in steps {
+            self.on_step(id, slot, step, at);
+        }
+    }
+
+    /// The connection is over: what was in flight on it is settled as far as it came.
+    pub fn close(&mut self, id: ConnectionId, at: Timestamp) {
+        let Some(slot) = self.connections.get(&id).map(|connection| connection.slot) else { return };
+        self.with_pipeline(id, slot, at, |pipeline, out| pipeline.close(at, out));
+        let Some(connection) = self.connections.remove(&id) else { return };
+        if let Some(task) = self.tasks.get_mut(&slot) {
+            // Requests that were let through and never sent, and, against a fault of ours, everything else: no hold outlives its
+            // connection.
+            for hold in connection.starts.into_iter().chain(connection.calls.into_values().map(|call| call.hold)) {
+                task.account.release(hold);
+            }
+            self.touched.insert(slot);
+        }
+    }
+
+    fn on_step(&mut self, id: ConnectionId, slot: Slot, step: Step, at: Timestamp) {
+        match step {
+            Step::Started { exchange } => self.on_exchange(id, slot, exchange, at),
+            Step::Asked { exchange, may_cost, model, least } => {
+                self.on_asked(id, slot, exchange, may_cost, model, least)
+            }
+            Step::Running { exchange, cost } => {
+                if let Some(hold) = self.hold_of(id, exchange)
+                    && let Some(task) = self.tasks.get_mut(&slot)
+                {
+                    task.account.raise(hold, cost);
+                    self.touched.insert(slot);
+                }
+            }
+            Step::Finished { exchange, charge } => self.on_finished(id, slot, exchange, charge, at),
+            Step::Unreadable(why) => {
+                if let Some(task) = self.tasks.get_mut(&slot) {
+                    task.unread += 1;
+                    let executable = task.tree.executable(id.pid).unwrap_or("?").to_owned();
+                    self.decide(
+                        slot,
+                        Kind::Unread,
+                        format!("process {} ({executable}): {why}; what it costs is not known", id.pid),
+                    );
+                }
+            }
+        }
+    }
+
+    fn hold_of(&self, id: ConnectionId, exchange: ExchangeId) -> Option<HoldId> {
+        Some(self.connections.get(&id)?.calls.get(&exchange)?.hold)
+    }
+
+    fn on_exchange(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, at: Timestamp) {
+        let waiting = self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
+        // A request without a start record: it shares a write with another one, or its record was lost.
+        let hold = waiting.unwrap_or_else(|| HoldId(self.new_id()));
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        task.exchanges += 1;
+        if waiting.is_none() {
+            task.account.start(hold, id.pid);
+            if self.gates.taken(slot) > task.taken_seen && self.probes.counters().dropped_records > 0 {
+                task.taken_seen += 1;
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.calls.insert(exchange, Call { hold, started: at, is_recorded: false });
+        }
+    }
+
+    fn on_asked(
+        &mut self,
+        id: ConnectionId,
+        slot: Slot,
+        exchange: ExchangeId,
+        may_cost: bool,
+        model: Option<Box<str>>,
+        least: Option<Money>,
+    ) {
+        let Some(call) = self.connections.get_mut(&id).and_then(|connection| connection.calls.get_mut(&exchange))
+        else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        self.touched.insert(slot);
+        if !may_cost {
+            return;
+        }
+        if let Some(least) = least {
+            task.account.raise(call.hold, least);
+        }
+        call.is_recorded = true;
+        let hold = task.account.hold(call.hold).unwrap_or_default();
+        let entry =
+            Entry::CallStarted { id: call.hold.0, task: task.id.clone(), pid: id.pid, model, hold, at: call.started };
+        self.ledger.put(entry);
+    }
+
+    fn on_finished(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, charge: Box<Charge>, at: Timestamp) {
+        let Some(call) = self.connections.get_mut(&id).and_then(|connection| connection.calls.remove(&exchange)) else {
+            return;
+        };
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        self.touched.insert(slot);
+        let is_due = match charge.metered.billing {
+            Billing::Charge => {
+                if let Some(response_id) = &charge.metered.response_id {
+                    task.first_charge(response_id);
+                }
+                true
+            }
+            // An answer that is looked at again was charged when it was made, unless that was not seen.
+            Billing::Once => {
+                charge.metered.response_id.as_deref().is_some_and(|response_id| task.first_charge(response_id))
+            }
+            Billing::Unknown => true,
+            Billing::Free | Billing::Pending => false,
+        };
+        if !is_due && !call.is_recorded {
+            return task.account.release(call.hold);
+        }
+        if !call.is_recorded {
+            let hold = task.account.hold(call.hold).unwrap_or_default();
+            let model = charge.metered.model_requested.clone();
+            let entry = Entry::CallStarted {
+                id: call.hold.0,
+                task: task.id.clone(),
+                pid: id.pid,
+                model,
+                hold,
+                at: call.started,
+            };
+            self.ledger.put(entry);
+        }
+        let decisions = self.settle(slot, call.hold, is_due, &charge);
+        self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });
+        for decision in decisions {
+            self.on_decision(slot, decision);
+        }
+    }
+
+    /// Puts the cost on the account, or says that there is none to put.
+    fn settle(&mut self, slot: Slot, hold: HoldId, is_due: bool, charge: &Charge) -> Vec<Decision> {
+        let Some(task) = self.tasks.get_mut(&slot) else { return Vec::new() };
+        task.calls += u64::from(is_due);
+        if !is_due {
+            task.account.release(hold);
+            return Vec::new();
+        }
+        if let Some(cost) = charge.cost {
+            return task.account.charge(hold, cost);
+        }
+        task.account.release(hold);
+        let note = charge.note.as_deref().unwrap_or("no price");
+        if charge.metered.billing == Billing::Unknown {
+            task.unread += 1;
+        } else {
+            task.unpriced += 1;
+        }
+        let model = charge.metered.model().unwrap_or("an unnamed model").to_owned();
+        let is_new = task.said_unpriced.insert(model.clone());
+        let used = charge.usage();
+        let message = format!(
+            "a call to {model} has no price ({note}): {} tokens in, {} out count nothing towards the cap",
+            used.input_total(),
+            used.output_total()
+        );
+        if is_new {
+            self.decide(slot, Kind::Unpriced, message);
+        }
+        Vec::new()
+    }
+
+    pub fn on_decision(&mut self, slot: Slot, decision: Decision) {
+        match decision {
+            Decision::Warn { percent, spent, cap } => {
+                self.decide(slot, Kind::Warn, format!("{percent} % of the cap is spent: ${spent} of ${cap}"));
+            }
+            Decision::Kill(reason) => self.stop(slot, &reason),
+        }
+    }
+
+    /// Whether the task may still do anything.
+    pub fn is_running(&self, slot: Slot) -> bool {
+        self.tasks.get(&slot).is_some_and(|task| task.state == TaskState::Running)
+    }
+}

@@ -1,0 +1,139 @@
+//! Requests that the gate stopped.
+//!
+//! A held process is stopped as a whole, in front of one request or, when several of its threads came to the gate at once, of several. It is
+//! let go only when each of them may go. To know them all, it must first be seen stopped with all its threads, and then every record
+//! that it wrote must have been read: only then can no further thread be on its way to the gate.
+
+use super::state::Engine;
+use crate::{
+    budget::{Answer, HoldId},
+    enforce::{Held, held_state, resume},
+    pipeline::{Pipeline, Step},
+    price::Money,
+    probe::{ConnectionId, Pid, Slot},
+    wire::{Direction, StreamOffset},
+};
+
+/// A process that waits at the gate.
+pub struct HeldProcess {
+    pub slot: Slot,
+    pub requests: Vec<HeldRequest>,
+    /// It was seen with all threads stopped; records from before that may still be in the ring.
+    is_stopped: bool,
+}
+
+pub struct HeldRequest {
+    connection: ConnectionId,
+    /// What it costs at least, as far as its first bytes tell.
+    least: Option<Money>,
+    /// May go.
+    allowed: Option<HoldId>,
+}
+
+impl Engine {
+    pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, head: &[u8]) {
+        let least = self.least_cost(head);
+        let process = self.held.entry(connection.pid).or_insert_with(|| HeldProcess {
+            slot,
+            requests: Vec::new(),
+            is_stopped: false,
+        });
+        process.requests.push(HeldRequest { connection, least, allowed: None });
+    }
+
+    /// Prices a request by its own bytes, where they name the model.
+    fn least_cost(&self, head: &[u8]) -> Option<Money> {
+        let mut least = None;
+        let mut pipeline = Pipeline::new(self.catalogue, "https");
+        let at = jiff::Timestamp::now();
+        let mut take = |step: Step| {
+            if let Step::Asked { least: cost, .. } = step {
+                least = least.or(cost);
+            }
+        };
+        pipeline.push(Direction::Request, StreamOffset(0), head, at, &mut take);
+        least
+    }
+
+    /// Looks at every held process once. Says whether one is between being stopped and being decided, so that the ring should be
+    /// read again at once.
+    pub fn answer_held(&mut self) -> bool {
+        let mut is_urgent = false;
+        let pids: Vec<Pid> = self.held.keys().copied().collect();
+        for pid in pids {
+            let Some(process) = self.held.get_mut(&pid) else { continue };
+            if process.is_stopped {
+                self.answer(pid);
+                continue;
+            }
+            match held_state(pid) {
+                Held::Gone => self.forget_held(pid),
+                Held::Stopping => is_urgent = true,
+                Held::Stopped => {
+                    process.is_stopped = true;
+                    is_urgent = true;
+                }
+            }
+        }
+        is_urgent
+    }
+
+    fn answer(&mut self, pid: Pid) {
+        let Some(mut process) = self.held.remove(&pid) else { return };
+        let slot = process.slot;
+        if held_state(pid) == Held::Gone {
+            return self.release_held(&process);
+        }
+        if !self.is_running(slot) {
+            // Its end is on the way, and it must not be woken before.
+            self.held.insert(pid, process);
+            return;
+        }
+        for request in process.requests.iter_mut().filter(|request| request.allowed.is_none()) {
+            let hold = HoldId(self.next_id + 1);
+            self.next_id += 1;
+            let Some(task) = self.tasks.get_mut(&slot) else { return };
+            match task.account.ask(hold, pid, request.least) {
+                Answer::Go => request.allowed = Some(hold),
+                Answer::Wait => {}
+                Answer::Refuse(reason) => {
+                    self.held.insert(pid, process);
+                    return self.stop(slot, &reason);
+                }
+            }
+        }
+        if process.requests.iter().any(|request| request.allowed.is_none()) {
+            self.held.insert(pid, process);
+            return;
+        }
+        for request in &process.requests {
+            if let Some(hold) = request.allowed {
+                self.connection(request.connection, slot).starts.push_back(hold);
+            }
+        }
+        if !resume(pid) {
+            tracing::debug!("process {pid} was gone before it could go on");
+        }
+        self.touched.insert(slot);
+    }
+
+    /// The process is gone, and its requests with it.
+    pub fn forget_held(&mut self, pid: Pid) {
+        if let Some(process) = self.held.remove(&pid) {
+            self.release_held(&process);
+        }
+    }
+
+    fn release_held(&mut self, process: &HeldProcess) {
+        if let Some(task) = self.tasks.get_mut(&process.slot) {
+            for hold in process.requests.iter().filter_map(|request| request.allowed) {
+                task.account.release(hold);
+            }
+            self.touched.insert(process.slot);
+        }
+    }
+
+    pub fn held_of(&self, slot: Slot) -> Vec<Pid> {
+        self.held.iter().filter(|(_, process)| process.slot == slot).map(|(pid, _)| *pid).collect()
+    }
+}

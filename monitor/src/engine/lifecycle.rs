@@ -1,0 +1,398 @@
+//! Tasks and their processes: how they begin, and how they end.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    clock::boot_nanoseconds,
+    command::{CommandError, Joined, Started, TaskStatus},
+    state::{Engine, KillDone, Task, TaskState},
+};
+use crate::{
+    alert::Kind,
+    budget::{Account, Budget, Reason},
+    enforce::{Cgroup, kill_task, resume},
+    ledger::{Entry, LedgerError, Reader},
+    price::Money,
+    probe::{ConnectionId, Pid, Slot},
+    task::{ProcessTree, TaskId},
+};
+
+/// When to look at what a process has mapped after it executed a program: its libraries come a little later.
+const LOOKS: [Duration; 4] =
+    [Duration::from_millis(5), Duration::from_millis(30), Duration::from_millis(200), Duration::from_secs(2)];
+
+impl Engine {
+    /// Opens a task, or takes it up again.
+    pub fn start_task(
+        &mut self,
+        peer: Pid,
+        id: &TaskId,
+        cap: Option<Money>,
+        spent: Money,
+    ) -> Result<Started, CommandError> {
+        self.refuse_insiders(peer)?;
+        if let Some(cap) = cap.filter(|&cap| spent >= cap) {
+            return Err(CommandError::Exhausted { task: id.clone(), spent, cap });
+        }
+        let known = self.slots.get(id).and_then(|slot| self.tasks.get(slot).map(|task| (*slot, task.state)));
+        match known {
+            Some((_, TaskState::Stopping)) => return Err(CommandError::Stopping(id.clone())),
+            Some((_, TaskState::Running)) => {}
+            Some((slot, _)) => self.forget_task(slot),
+            None => {}
+        }
+        let cgroup = self.hierarchy.create(id).map_err(|error| CommandError::Failed(error.to_string()))?;
+        self.ledger.put(Entry::TaskStarted {
+            task: id.clone(),
+            cgroup: cgroup.path().display().to_string(),
+            cap,
+            at: Timestamp::now(),
+        });
+        if let Some((slot, TaskState::Running)) = known {
+            // Somebody else runs in it already; the newer cap counts for both.
+            if let Some(task) = self.tasks.get_mut(&slot) {
+                task.account.set_cap(cap);
+                self.touched.insert(slot);
+            }
+        } else {
+            self.open_task(id, cgroup, cap, spent, Vec::new())?;
+        }
+        Ok(Started { task: id.clone(), spent_usd: spent, cap_usd: cap })
+    }
+
+    fn refuse_insiders(&self, peer: Pid) -> Result<(), CommandError> {
+        let inside = self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot));
+        inside.map_or(Ok(()), |task| Err(CommandError::Inside(task.id.clone())))
+    }
+
+    fn open_task(
+        &mut self,
+        id: &TaskId,
+        cgroup: Cgroup,
+        cap: Option<Money>,
+        spent: Money,
+        costs: Vec<Money>,
+    ) -> Result<Slot, CommandError> {
+        let most = monitor_common::MAX_TASKS;
+        let free = (1..most).map(Slot).find(|slot| !self.tasks.contains_key(slot));
+        let slot = free.or_else(|| self.reuse_slot()).ok_or(CommandError::Full(self.tasks.len()))?;
+        let mut account = Account::new(Budget { cap, first_hold: self.first_hold }, spent);
+        account.learn(costs);
+        self.gates.reset(slot);
+        self.memberships
+            .label_cgroup(cgroup.id(), slot)
+            .map_err(|error| CommandError::Failed(format!("cannot label the cgroup: {error}")))?;
+        let task = Task {
+            id: id.clone(),
+            cgroup,
+            account,
+            tree: ProcessTree::default(),
+            state: TaskState::Running,
+            taken_seen: 0,
+            was_entered: false,
+            calls: 0,
+            exchanges: 0,
+            unpriced: 0,
+            unread: 0,
+            charged: Default::default(),
+            said_unpriced: Default::default(),
+        };
+        self.tasks.insert(slot, task);
+        self.slots.insert(id.clone(), slot);
+        self.balance(slot);
+        Ok(slot)
+    }
+
+    /// The slot of a task that is over, when all have been given out.
+    fn reuse_slot(&mut self) -> Option<Slot> {
+        let slot = self.tasks.iter().find(|(_, task)| task.state.is_over()).map(|(slot, _)| *slot)?;
+        self.forget_task(slot);
+        Some(slot)
+    }
+
+    fn forget_task(&mut self, slot: Slot) {
+        if let Some(task) = self.tasks.remove(&slot) {
+            self.slots.remove(&task.id);
+        }
+    }
+
+    /// Puts a process into a task, before it executes what it is there for.
+    pub fn join_task(&mut self, peer: Pid, id: &TaskId) -> Result<Joined, CommandError> {
+        self.refuse_insiders(peer)?;
+        let slot = *self.slots.get(id).ok_or_else(|| CommandError::NoTask(id.clone()))?;
+        let task = self.tasks.get_mut(&slot).ok_or_else(|| CommandError::NoTask(id.clone()))?;
+        if task.state != TaskState::Running {
+            return Err(CommandError::NoTask(id.clone()));
+        }
+        task.cgroup.add(peer).map_err(|error| CommandError::Failed(error.to_string()))?;
+        task.was_entered = true;
+        let adopted = self.memberships.adopt(peer, slot, boot_nanoseconds());
+        adopted.map_err(|error| CommandError::Failed(format!("cannot follow process {peer}: {error}")))?;
+        self.note_process(slot, peer, None, Timestamp::now());
+        Ok(Joined { task: id.clone() })
+    }
+
+    /// After a start of the daemon: takes up what was running, settles what was in flight, and lets go what was held.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn recover(&mut self, ledger: &Reader) -> Result<(), LedgerError> {
+        self.next_id = ledger.last_call()?;
+        let now = Timestamp::now();
+        let mut abandoned = std::collections::BTreeMap::<String, Money>::new();
+        for call in ledger.open_calls()? {
+            self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
+            *abandoned.entry(call.task).or_default() += call.hold;
+        }
+        for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
+            let Ok(id) = row.task.parse::<TaskId>() else { continue };
+            let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
+            let Some(cgroup) = alive else {
+                self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
+                continue;
+            };
+            let spent = ledger.spent(&row.task)? + abandoned.get(&row.task).copied().unwrap_or_default();
+            let costs = ledger.costs(&row.task)?;
+            match self.open_task(&id, cgroup, row.cap, spent, costs) {
+                Ok(slot) => self.take_up(slot, row.cap, spent),
+                Err(error) => tracing::error!("cannot take up task {id}: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_up(&mut self, slot: Slot, cap: Option<Money>, spent: Money) {
+        let processes = self.tasks.get(&slot).map(|task| task.cgroup.processes()).unwrap_or_default();
+        for &pid in &processes {
+            // `born` 0 is before anything that will be seen: connections of its present address space are new ones.
+            if let Err(error) = self.memberships.adopt(pid, slot, 0) {
+                tracing::error!("cannot follow process {pid}: {error}");
+            }
+            self.note_process(slot, pid, None, Timestamp::now());
+        }
+        if let Some(task) = self.tasks.get_mut(&slot) {
+            task.was_entered = true;
+        }
+        self.alert(
+            Kind::Gap,
+            Some(slot),
+            "the daemon was away while the task ran: what it spent meanwhile is not known".into(),
+        );
+        if let Some(cap) = cap.filter(|&cap| spent >= cap) {
+            return self.stop(slot, &Reason::CapReached { spent, cap });
+        }
+        // A request that was held when the daemon went away waits for somebody to let it go.
+        for pid in processes {
+            resume(pid);
+        }
+    }
+
+    pub fn note_process(&mut self, slot: Slot, pid: Pid, parent: Option<Pid>, at: Timestamp) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        task.was_entered = true;
+        if task.tree.started(pid, parent, at) {
+            self.write_process(slot, pid);
+        }
+    }
+
+    fn write_process(&self, slot: Slot, pid: Pid) {
+        if let Some(task) = self.tasks.get(&slot)
+            && let Some(process) = task.tree.get(pid)
+        {
+            self.ledger.put(Entry::Process { task: task.id.clone(), process: process.clone() });
+        }
+    }
+
+    pub fn on_forked(&mut self, slot: Slot, parent: Pid, child: Pid, at: Timestamp) {
+        self.note_process(slot, parent, None, at);
+        self.note_process(slot, child, Some(parent), at);
+    }
+
+    pub fn on_executed(&mut self, slot: Slot, pid: Pid, path: &[u8], at: Timestamp) {
+        self.close_process(pid, at);
+        if let Some(task) = self.tasks.get_mut(&slot) {
+            task.tree.executed(pid, path, at);
+            task.was_entered = true;
+            self.write_process(slot, pid);
+            self.mapping.extend(LOOKS.map(|delay| (Instant::now() + delay, pid)));
+        }
+    }
+
+    fn close_process(&mut self, pid: Pid, at: Timestamp) {
+        let connections: Vec<ConnectionId> =
+            self.connections.keys().filter(|connection| connection.pid == pid).copied().collect();
+        for connection in connections {
+            self.close(connection, at);
+        }
+    }
+
+    /// What is not urgent: ends of processes and tasks, and what processes have mapped.
+    pub fn sweep(&mut self) {
+        for (pid, slot) in std::mem::take(&mut self.leaving) {
+            if is_gone(pid) { self.on_gone(pid, slot) } else { self.leaving.push((pid, slot)) }
+        }
+        let now = Instant::now();
+        while let Some(&(due, pid)) = self.mapping.front()
+            && due <= now
+        {
+            self.mapping.pop_front();
+            for error in self.probes.attach_process(pid) {
+                self.alert(Kind::Unread, self.memberships.slot_of(pid), error.to_string());
+            }
+        }
+        let slots: Vec<Slot> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.state == TaskState::Running && task.was_entered)
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in slots {
+            self.end_if_empty(slot);
+        }
+        self.report_losses();
+    }
+
+    fn on_gone(&mut self, pid: Pid, slot: Slot) {
+        let now = Timestamp::now();
+        self.forget_held(pid);
+        self.close_process(pid, now);
+        self.memberships.forget(pid);
+        if let Some(task) = self.tasks.get_mut(&slot) {
+            task.tree.ended(pid, now);
+        }
+    }
+
+    fn end_if_empty(&mut self, slot: Slot) {
+        let Some(task) = self.tasks.get(&slot) else { return };
+        if task.cgroup.is_populated() || task.tree.living().any(|pid| !is_gone(pid)) {
+            return;
+        }
+        for pid in task.tree.living().collect::<Vec<_>>() {
+            self.on_gone(pid, slot);
+        }
+        self.finish(slot, TaskState::Ended);
+    }
+
+    fn finish(&mut self, slot: Slot, state: TaskState) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        task.state = state;
+        self.ledger.put(Entry::TaskEnded { task: task.id.clone(), state: state.name(), at: Timestamp::now() });
+        self.memberships.unlabel_cgroup(task.cgroup.id());
+        task.cgroup.remove();
+    }
+
+    /// Stops a task: first the gate, in this instant, then its processes, on a thread of their own.
+    pub fn stop(&mut self, slot: Slot, reason: &Reason) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        if task.state != TaskState::Running {
+            return;
+        }
+        self.gates.shut(slot);
+        task.state = TaskState::Stopping;
+        self.decide(slot, Kind::Kill, reason.to_string());
+        self.kill(slot);
+    }
+
+    fn kill(&mut self, slot: Slot) {
+        let Some(task) = self.tasks.get(&slot) else { return };
+        let inside = task.cgroup.processes();
+        let strays: Vec<Pid> = self.memberships.members(slot).into_iter().filter(|pid| !inside.contains(pid)).collect();
+        let (cgroup, held, grace, done) =
+            (task.cgroup.clone(), self.held_of(slot), self.kill_grace, self.kills.clone());
+        let spawned = thread::Builder::new().name("kill".into()).spawn(move || {
+            let result = kill_task(&cgroup, &held, &strays, grace);
+            // The engine is gone: so is everybody who could be told.
+            done.send(KillDone { slot, result }).ok();
+        });
+        if let Err(error) = spawned {
+            self.decide(
+                slot,
+                Kind::KillFailed,
+                format!("cannot start a thread to end the processes: {error}; the gate stays shut"),
+            );
+        }
+    }
+
+    pub fn on_killed(&mut self, done: KillDone) {
+        let slot = done.slot;
+        match done.result {
+            Ok(killed) => {
+                let strays: Vec<Pid> =
+                    self.memberships.members(slot).into_iter().filter(|&pid| !is_gone(pid)).collect();
+                if !strays.is_empty() {
+                    // Forked by a stray while it was being ended.
+                    return self.kill(slot);
+                }
+                let message = format!(
+                    "{} processes ended, {} of them by force, {:.1} ms after the gate was shut",
+                    killed.processes,
+                    killed.forced,
+                    killed.took.as_secs_f64() * 1e3
+                );
+                self.decide(slot, Kind::Killed, message);
+            }
+            Err(error) => {
+                self.decide(slot, Kind::KillFailed, error.to_string());
+                return self.kill(slot);
+            }
+        }
+        let living: Vec<Pid> = self.tasks.get(&slot).map(|task| task.tree.living().collect()).unwrap_or_default();
+        for pid in living.into_iter().chain(self.memberships.members(slot)) {
+            self.on_gone(pid, slot);
+        }
+        self.finish(slot, TaskState::Stopped);
+    }
+
+    fn report_losses(&mut self) {
+        let counters = self.probes.counters();
+        let losses =
+            counters.dropped_records + counters.uncopied_bytes + counters.unreadable_buffers + counters.map_full;
+        if losses > self.reported_losses {
+            self.reported_losses = losses;
+            let message = format!(
+                "the kernel could not hand over everything: {} records dropped ({} bytes), {} bytes too many, {} buffers unreadable, {} map entries \
+                 without room; calls that were touched say `floor` or `estimated`",
+                counters.dropped_records,
+                counters.dropped_bytes,
+                counters.uncopied_bytes,
+                counters.unreadable_buffers,
+                counters.map_full
+            );
+            self.alert(Kind::Lost, None, message);
+        }
+    }
+
+    pub fn task_status(&self, task: &Task) -> TaskStatus {
+        TaskStatus {
+            task: task.id.clone(),
+            state: task.state.name(),
+            cap_usd: task.account.budget().cap,
+            spent_usd: task.account.spent(),
+            held_usd: task.account.held(),
+            in_flight: task.account.calls_in_flight(),
+            calls: task.calls,
+            exchanges: task.exchanges,
+            unpriced: task.unpriced,
+            unread: task.unread,
+            processes: task.tree.living().count(),
+            cgroup: task.cgroup.path().display().to_string(),
+        }
+    }
+}
+
+/// Nothing of the process can run any more: it is not there, or a zombie with no other thread.
+fn is_gone(pid: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        matches!(state, Some('Z' | 'X') | None)
+    })
+}

@@ -1,0 +1,194 @@
+//! The engine's thread.
+
+use std::{
+    io,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    clock::Clock,
+    command::{Command, CounterStatus, DaemonStatus, Status},
+    state::{Engine, KillDone},
+};
+use crate::{
+    alert::Alerts,
+    config::Config,
+    enforce::{Gates, Hierarchy},
+    ledger::{Ledger, LedgerError, Reader},
+    price::Catalogue,
+    probe::{Memberships, Probes, Ring},
+};
+
+/// What the engine is made of.
+pub struct Parts {
+    pub probes: Probes,
+    pub ring: Ring,
+    pub memberships: Memberships,
+    pub gates: Gates,
+    pub hierarchy: Hierarchy,
+    pub ledger: Ledger,
+    pub alerts: Alerts,
+}
+
+/// Records that are dealt with before anything else gets its turn.
+const BATCH: usize = 4096;
+const SWEEP: Duration = Duration::from_millis(50);
+/// How long to wait before a process that is being stopped is looked at again.
+const STOPPING: Duration = Duration::from_micros(100);
+
+/// Takes up what the ledger knows and starts the thread.
+///
+/// # Errors
+/// When the ledger cannot be read, or the thread cannot be started.
+pub fn start(
+    parts: Parts,
+    config: &Config,
+    ledger: &Reader,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (kills, killed) = mpsc::unbounded_channel();
+    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts } = parts;
+    let mut engine = Engine {
+        probes,
+        memberships,
+        gates,
+        hierarchy,
+        ledger: writer,
+        alerts,
+        catalogue: Catalogue::embedded(),
+        first_hold: config.budget.first_hold,
+        kill_grace: config.budget.kill_grace(),
+        clock: Clock::now(),
+        started: Instant::now(),
+        tasks: Default::default(),
+        slots: Default::default(),
+        connections: Default::default(),
+        held: Default::default(),
+        leaving: Vec::new(),
+        mapping: Default::default(),
+        touched: Default::default(),
+        next_id: 0,
+        kills,
+        reported_losses: 0,
+    };
+    engine.recover(ledger)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let thread = thread::Builder::new().name("engine".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(run(engine, ring, commands, killed)) {
+            tracing::error!("the engine stopped: {error}");
+        }
+    })?;
+    Ok(thread)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("cannot start the engine: {0}")]
+    Io(#[from] io::Error),
+}
+
+async fn run(
+    mut engine: Engine,
+    mut ring: Ring,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut killed: mpsc::UnboundedReceiver<KillDone>,
+) -> io::Result<()> {
+    let readable = ring.watch()?;
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_urgent = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(STOPPING), if is_urgent => {}
+            guard = readable.readable() => guard?.clear_ready(),
+            Some(command) = commands.recv() => {
+                // What happened before the question belongs into the answer.
+                drain(&mut engine, &mut ring);
+                if on_command(&mut engine, command) {
+                    return Ok(());
+                }
+            }
+            Some(done) = killed.recv() => {
+                drain(&mut engine, &mut ring);
+                engine.on_killed(done);
+            }
+            _ = sweep.tick() => {
+                drain(&mut engine, &mut ring);
+                engine.clock = Clock::now();
+                engine.sweep();
+            }
+        }
+        drain(&mut engine, &mut ring);
+        is_urgent = engine.answer_held();
+        balance(&mut engine);
+    }
+}
+
+fn drain(engine: &mut Engine, ring: &mut Ring) {
+    while ring.drain(BATCH, |event, time| engine.on_event(&event, time)) == BATCH {
+        balance(engine);
+    }
+    balance(engine);
+}
+
+fn balance(engine: &mut Engine) {
+    for slot in std::mem::take(&mut engine.touched) {
+        engine.balance(slot);
+    }
+}
+
+/// Says whether the engine should end.
+fn on_command(engine: &mut Engine, command: Command) -> bool {
+    // An answer that nobody waits for any more is no fault.
+    match command {
+        Command::Start { peer, task, cap, spent, reply } => {
+            drop(reply.send(engine.start_task(peer, &task, cap, spent)))
+        }
+        Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
+        Command::Status { reply } => drop(reply.send(status(engine))),
+        Command::Task { task, reply } => {
+            let task = engine.slots.get(&task).and_then(|slot| engine.tasks.get(slot));
+            drop(reply.send(task.map(|task| engine.task_status(task))));
+        }
+        Command::Shutdown => return true,
+    }
+    false
+}
+
+fn status(engine: &Engine) -> Status {
+    let counters = engine.probes.counters();
+    let mut tasks: Vec<_> = engine.tasks.values().map(|task| engine.task_status(task)).collect();
+    tasks.sort_by(|a, b| a.task.cmp(&b.task));
+    Status {
+        daemon: DaemonStatus {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            ready: true,
+            uptime_s: engine.started.elapsed().as_secs(),
+            catalogue: engine.catalogue.name().to_owned(),
+        },
+        tasks,
+        probes: engine.probes.attached().cloned().collect(),
+        counters: CounterStatus {
+            dropped_records: counters.dropped_records,
+            dropped_bytes: counters.dropped_bytes,
+            uncopied_bytes: counters.uncopied_bytes,
+            unreadable_buffers: counters.unreadable_buffers,
+            map_full: counters.map_full,
+            signal_failures: counters.signal_failures,
+            records: counters.records,
+            bytes: counters.bytes,
+            processes: engine.memberships.count(),
+            connections: engine.connections.len() as u64,
+        },
+    }
+}
