@@ -3,9 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build_tree;
+pub mod clients;
 pub mod model_server;
 pub mod reference_price;
 pub mod usage;
 
+pub use clients::{Client, Seen};
 pub use model_server::{Config, ModelServer, Truth};
 pub use usage::Usage;
