@@ -5,10 +5,14 @@
 
 pub mod build_tree;
 pub mod clients;
+pub mod daemon;
 pub mod model_server;
 pub mod reference_price;
+pub mod report;
 pub mod usage;
 
 pub use clients::{Client, Seen};
+pub use daemon::Daemon;
 pub use model_server::{Config, ModelServer, Truth};
+pub use report::Report;
 pub use usage::Usage;
