@@ -1,0 +1,60 @@
+"""A process with the same TLS library and nothing of an agent: raw HTTP over `ssl`, one call every time a line arrives
+on standard input, until that is closed."""
+
+import argparse
+import json
+import os
+import socket
+import ssl
+import sys
+import urllib.parse
+
+import exchange
+
+PARSER = argparse.ArgumentParser(description=__doc__)
+PARSER.add_argument("--base-url", required=True)
+PARSER.add_argument("--client", default="plain-tls")
+PARSER.add_argument("--model", default="gpt-4o-mini")
+CHOSEN = PARSER.parse_args()
+URL = urllib.parse.urlsplit(CHOSEN.base_url)
+
+
+def read_answer(reader):
+    """Status and body of an answer with either framing."""
+    status = int(reader.readline().split()[1])
+    headers = {}
+    while (line := reader.readline().strip()):
+        name, _, value = line.decode().partition(":")
+        headers[name.lower()] = value.strip()
+    if "content-length" in headers:
+        return status, reader.read(int(headers["content-length"]))
+    body = b""
+    while (size := int(reader.readline(), 16)):
+        body += reader.read(size)
+        reader.readline()
+    reader.readline()
+    return status, body
+
+
+def main():
+    context = ssl.create_default_context()
+    with socket.create_connection((URL.hostname, URL.port)) as plain:
+        with context.wrap_socket(plain, server_hostname=URL.hostname) as tls:
+            reader = tls.makefile("rb")
+            exchange.say(client=CHOSEN.client, pid=os.getpid(), ready=True)
+            for _ in sys.stdin:
+                body = json.dumps({"model": CHOSEN.model, "messages": exchange.messages(0, "{}")}).encode()
+                head = (
+                    f"POST {URL.path}/v1/chat/completions HTTP/1.1\r\nHost: {URL.netloc}\r\n"
+                    f"x-test-client: {CHOSEN.client}\r\nAuthorization: Bearer sk-test\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                ).encode()
+                tls.sendall(head + body)
+                status, answer = read_answer(reader)
+                answer = json.loads(answer)
+                exchange.say(client=CHOSEN.client, pid=os.getpid(), status=status, id=answer.get("id"),
+                             model=answer.get("model"), stream=False, usage=exchange.openai_usage(answer.get("usage")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+//! After the cap, no further request leaves the host.
+
+use serde_json::json;
+use tollgate_tests::{
+    Client, Config, Report, Seen, Truth,
+    reference_price::{self, PicoUsd},
+    report::Call,
+};
+
+use super::{Bench, CAP, assert_exit, assert_usd, cap, python, text};
+
+/// What was billed before this moment.
+fn billed_before(truths: &[Truth], moment_us: u64) -> PicoUsd {
+    truths.iter().filter(|truth| truth.ended_us.is_some_and(|ended| ended <= moment_us)).map(Truth::cost).sum()
+}
+
+/// No request has arrived once the cap was reached, and less than one call was spent above it.
+#[track_caller]
+fn assert_capped(truths: &[Truth]) {
+    for truth in truths {
+        let before = billed_before(truths, truth.arrived_us);
+        assert!(before < cap(), "request {} arrived when {before} pico-USD had been billed: {truth:?}", truth.number);
+    }
+    let spent: PicoUsd = truths.iter().map(Truth::cost).sum();
+    let largest = truths.iter().map(Truth::cost).max().unwrap_or_default();
+    assert!(spent < cap() + largest, "{spent} pico-USD spent, {largest} of it by the largest call");
+}
+
+/// The report says how much, by whom, and why the task was stopped.
+#[track_caller]
+fn assert_explained(bench: &Bench, task: &str, seen: &[Seen]) -> Report {
+    let report = bench.daemon.report_when(task, |report| report.state == "stopped" && report.held() == 0);
+    assert_eq!((&*report.task, &*report.state), (task, "stopped"));
+    assert_eq!(report.cap_usd.as_deref(), Some(CAP));
+    let stopped = report.stopped.as_ref().expect("why it was stopped");
+    assert_eq!(stopped.decision, "kill");
+    assert!(stopped.reason.contains(CAP), "the reason names the cap: {}", stopped.reason);
+    assert!(!stopped.at.is_null());
+    assert!(!report.models.is_empty() && !report.processes.is_empty(), "{report:?}");
+    assert_usd(report.held(), 0, "held after the end");
+    assert_usd(report.call_list.iter().map(Call::cost).sum(), report.spent(), "the calls together");
+
+    // What the client has read to its end is known exactly; a call that was killed in flight, as far as it was read.
+    for answer in seen {
+        let id = answer.id.as_deref().unwrap_or_else(|| panic!("{answer:?}"));
+        let charged = report.call(id).unwrap_or_else(|| panic!("{id} is missing from {report:?}"));
+        assert_eq!((&*charged.basis, Some(charged.usage)), ("measured", answer.usage), "{id}");
+        assert_usd(charged.cost(), reference_price::cost(&charged.model, &charged.usage), id);
+    }
+    report
+}
+
+#[track_caller]
+fn run_to_the_cap(bench: &Bench, task: &str, client: &Client) -> Report {
+    let output = bench.daemon.run(task, CAP, client);
+    assert_exit(&output, 137);
+    let stderr = text(&output.stderr);
+    let reason = stderr.lines().last().unwrap_or_default();
+    assert!(reason.contains(CAP) && reason.contains(task), "the last line on stderr says why: {stderr}");
+    assert_capped(&bench.server.truth_of(task));
+    let seen = Seen::lines(&output.stdout);
+    assert!(seen.len() > 3, "it came to the cap in several calls: {seen:?}");
+    let report = assert_explained(bench, task, &seen);
+    let alerts = bench.daemon.alerts();
+    let kills = alerts.iter().filter(|alert| alert["TOLLGATE_TASK"] == task && alert["TOLLGATE_DECISION"] == "kill");
+    assert_eq!(kills.count(), 1, "one alert for one decision: {alerts:#?}");
+    report
+}
+
+#[test]
+fn a_looping_agent_is_stopped_at_its_cap() {
+    let bench = Bench::new();
+    for (task, arguments) in [("loop-stream", &[][..]), ("loop-whole", &["--no-stream"])] {
+        let client = Client::loop_agent(&bench.server, task).with(arguments);
+        run_to_the_cap(&bench, task, &client);
+    }
+    bench.assert_lossless();
+}
+
+#[test]
+fn a_looping_sdk_is_stopped_at_its_cap() {
+    let (python, bench) = (python(), Bench::new());
+    for (task, client) in [
+        ("openai-loop", Client::openai(&python, &bench.server, "openai-loop").with(&["--model", "gpt-4o"])),
+        ("anthropic-loop", Client::anthropic(&python, &bench.server, "anthropic-loop")),
+        ("openai-async-loop", Client::openai(&python, &bench.server, "openai-async-loop").with(&["--mode", "async"])),
+    ] {
+        let ask = json!({"input_tokens": 1200, "output_tokens": 120});
+        run_to_the_cap(&bench, task, &client.asking(&ask).with(&["--calls", "2000", "--stream"]));
+    }
+    bench.assert_lossless();
+}
+
+/// Calls that start at the same moment may not all pass before one of them is charged. Every call costs the same here,
+/// and the first ones have shown what.
+#[test]
+fn a_burst_does_not_outrun_the_cap() {
+    let bench = Bench::with_server(Config { stall: std::time::Duration::from_millis(30), ..Config::default() });
+    let same = json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 100, "reasoning_tokens": 0});
+    let client = Client::loop_agent(&bench.server, "burst").asking(&same).with(&["--warm-up", "5", "--parallel", "8"]);
+    let report = run_to_the_cap(&bench, "burst", &client);
+    assert!(report.calls > 5, "{report:?}");
+    bench.assert_lossless();
+}
+
+/// A stopped task stays stopped: what is started in it again is refused before it can spend.
+#[test]
+fn a_task_at_its_cap_cannot_go_on() {
+    let bench = Bench::new();
+    run_to_the_cap(&bench, "again", &Client::loop_agent(&bench.server, "again"));
+    let arrived = bench.server.truth_of("again").len();
+    let output = bench.daemon.run("again", CAP, &Client::loop_agent(&bench.server, "again").with(&["--calls", "1"]));
+    assert!(!output.status.success(), "{}", text(&output.stdout));
+    assert_eq!(bench.server.truth_of("again").len(), arrived, "no further request arrived");
+}
