@@ -80,6 +80,8 @@ struct Open {
     url: String,
     /// Answer bytes since the running cost was last said.
     unsaid: usize,
+    /// The last figures were said.
+    is_final: bool,
 }
 
 /// Answer bytes after which the running cost is said again.
@@ -121,7 +123,13 @@ impl wire::Sink for Steps<'_> {
         match event {
             Event::Request(head) => {
                 let url = self.exchanges.url(head);
-                self.exchanges.open.push_back(Open { id: exchange, meter: Meter::new(head), url, unsaid: 0 });
+                self.exchanges.open.push_back(Open {
+                    id: exchange,
+                    meter: Meter::new(head),
+                    url,
+                    unsaid: 0,
+                    is_final: false,
+                });
                 (self.out)(Step::Started { exchange });
             }
             Event::End(end) => {
@@ -157,7 +165,10 @@ impl Steps<'_> {
             Event::Message(message) => open.unsaid += message.data.len(),
             _ => {}
         }
-        if open.unsaid >= SAY_EVERY && open.meter.may_cost() {
+        // The provider's own last figures are said at once: the next request may be on its way.
+        let is_final = open.meter.is_final() && !open.is_final;
+        if (open.unsaid >= SAY_EVERY || is_final) && open.meter.may_cost() {
+            open.is_final |= is_final;
             open.unsaid = 0;
             if let Some(cost) = running_cost(catalogue, open, at) {
                 (self.out)(Step::Running { exchange, cost });

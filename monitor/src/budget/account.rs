@@ -54,6 +54,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy)]
 struct Hold {
     amount: Money,
+    /// What the call has cost by now.
+    running: Money,
     /// Process whose call it is.
     pid: u32,
 }
@@ -161,7 +163,7 @@ impl Account {
             return Answer::Wait;
         }
         let usual = if self.history.is_empty() { self.budget.first_hold } else { self.history.median() };
-        let in_flight: Money = self.holds.values().map(|hold| hold.amount.min(usual)).sum();
+        let in_flight: Money = self.holds.values().map(|hold| hold.amount.min(usual).max(hold.running)).sum();
         // With nothing in flight the last call may overshoot by less than itself; it must at least be payable as far as it is known.
         let needs = if self.holds.is_empty() {
             least.unwrap_or(Money::from_pico_usd(1))
@@ -179,9 +181,9 @@ impl Account {
 
     /// The call has used this much by now: its hold is never smaller.
     pub fn raise(&mut self, id: HoldId, running: Money) {
-        if let Some(hold) = self.holds.get_mut(&id)
-            && hold.amount < running
-        {
+        let Some(hold) = self.holds.get_mut(&id) else { return };
+        hold.running = running;
+        if hold.amount < running {
             self.held = self.held + running - hold.amount;
             hold.amount = running;
         }
@@ -208,7 +210,7 @@ impl Account {
     }
 
     fn open(&mut self, id: HoldId, pid: u32, amount: Money) {
-        if let Some(before) = self.holds.insert(id, Hold { amount, pid }) {
+        if let Some(before) = self.holds.insert(id, Hold { amount, running: Money::ZERO, pid }) {
             self.held = self.held - before.amount;
         }
         self.held += amount;
@@ -290,6 +292,16 @@ mod tests {
         assert_eq!(account.ask(HoldId(2), 7, Some(cents(1))), Answer::Go);
         account.release(HoldId(2));
         assert!(matches!(account.ask(HoldId(3), 7, Some(cents(6))), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn what_a_call_in_flight_has_cost_already_is_spent() {
+        let mut account = account(30);
+        account.charge(HoldId(0), cents(8));
+        account.start(HoldId(1), 7);
+        account.raise(HoldId(1), cents(16));
+        // 8 spent, 16 used, and a usual call of 8 does not fit.
+        assert!(matches!(account.ask(HoldId(2), 7, None), Answer::Refuse(_)));
     }
 
     #[test]

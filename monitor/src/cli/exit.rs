@@ -27,6 +27,8 @@ pub const NO_CGROUP: u8 = 71;
 pub const NO_PROBES: u8 = 72;
 /// The ledger cannot be used (`EX_CANTCREAT`).
 pub const NO_LEDGER: u8 = 73;
+/// The configuration cannot be read (`EX_IOERR`).
+pub const UNREADABLE_CONFIG: u8 = 74;
 /// Another daemon runs (`EX_TEMPFAIL`).
 pub const ALREADY_RUNNING: u8 = 75;
 /// Not root (`EX_NOPERM`).
@@ -45,13 +47,14 @@ pub const KILLED: u8 = 137;
 /// Table for `tollgate --help`.
 pub const HELP: &str = "\
 Exit codes:
-   1  failed                        71  no cgroup v2 is mounted
-   2  wrong usage                   72  the kernel refuses the programs
-  65  wrong input file              73  the ledger cannot be used
-  66  unknown task                  75  another daemon runs
-  69  no daemon answers             77  not allowed
-  70  the kernel has no BTF         78  wrong configuration
-  79  the task has no money left   137  `run`: killed at its cap
+   1  failed                        73  the ledger cannot be used
+   2  wrong usage                   74  the configuration cannot be read
+  65  wrong input file              75  another daemon runs
+  66  unknown task                  77  not allowed
+  69  no daemon answers             78  the configuration is wrong
+  70  the kernel has no BTF         79  the task has no money left
+  71  no cgroup v2 is mounted      137  `run`: killed at its cap
+  72  the kernel refuses the programs
 `run` otherwise exits as its command did.";
 
 /// You are not root, or not somebody the daemon listens to.
@@ -70,8 +73,8 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
 }
 
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if error.is::<ConfigError>() {
-        return Some(BAD_CONFIG);
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        return Some(if matches!(error, ConfigError::Read { .. }) { UNREADABLE_CONFIG } else { BAD_CONFIG });
     }
     if error.is::<NotAllowed>() {
         return Some(NOT_ALLOWED);

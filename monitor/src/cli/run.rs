@@ -49,8 +49,10 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
-/// How long the daemon may take to have everything settled after the command ended.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long the daemon may take to end a task that it is stopping.
+const STOPPING: Duration = Duration::from_secs(20);
+/// How long it may take to see that nothing of the task is left. Something may be: a command can leave processes behind.
+const ENDING: Duration = Duration::from_millis(500);
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let client = args.socket.client();
@@ -109,16 +111,20 @@ fn wait(child: &mut Child) -> Result<ExitStatus> {
     }
 }
 
-/// The report of a task that is over. `None` when the daemon is gone.
+/// The report once the task is over, or goes on without the command. `None` when the daemon is gone.
 fn after(client: &Client, task: &TaskId) -> Option<Report> {
-    let deadline = Instant::now() + SETTLE;
+    let began = Instant::now();
     loop {
         let report: Report = wait_for(client.get(&format!("/v1/tasks/{task}/report"))).ok()?.ok()?;
-        // `stopping`: the reason is there, but processes are still being ended.
-        if report.state != "stopping" || Instant::now() > deadline {
+        let patience = match report.state.as_str() {
+            "running" => ENDING,
+            "stopping" => STOPPING,
+            _ => return Some(report),
+        };
+        if began.elapsed() > patience {
             return Some(report);
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

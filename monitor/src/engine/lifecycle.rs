@@ -235,9 +235,7 @@ impl Engine {
 
     /// What is not urgent: ends of processes and tasks, and what processes have mapped.
     pub fn sweep(&mut self) {
-        for (pid, slot) in std::mem::take(&mut self.leaving) {
-            if is_gone(pid) { self.on_gone(pid, slot) } else { self.leaving.push((pid, slot)) }
-        }
+        self.sweep_processes();
         let now = Instant::now();
         while let Some(&(due, pid)) = self.mapping.front()
             && due <= now
@@ -257,6 +255,20 @@ impl Engine {
             self.end_if_empty(slot);
         }
         self.report_losses();
+    }
+
+    /// Ends of processes, and of the tasks that they were the last of.
+    pub fn sweep_processes(&mut self) {
+        for (pid, slot) in std::mem::take(&mut self.leaving) {
+            if !is_gone(pid) {
+                self.leaving.push((pid, slot));
+                continue;
+            }
+            self.on_gone(pid, slot);
+            if self.is_running(slot) {
+                self.end_if_empty(slot);
+            }
+        }
     }
 
     fn on_gone(&mut self, pid: Pid, slot: Slot) {

@@ -39,6 +39,8 @@ pub struct Parts {
 /// Records that are dealt with before anything else gets its turn.
 const BATCH: usize = 4096;
 const SWEEP: Duration = Duration::from_millis(50);
+/// How soon to look whether a process whose first thread ended is gone.
+const LEAVING: Duration = Duration::from_millis(2);
 /// How long to wait before a process that is being stopped is looked at again.
 const STOPPING: Duration = Duration::from_micros(100);
 
@@ -109,6 +111,10 @@ async fn run(
         tokio::select! {
             biased;
             () = tokio::time::sleep(STOPPING), if is_urgent => {}
+            () = tokio::time::sleep(LEAVING), if !engine.leaving.is_empty() => {
+                drain(&mut engine, &mut ring);
+                engine.sweep_processes();
+            }
             guard = readable.readable() => guard?.clear_ready(),
             Some(command) = commands.recv() => {
                 // What happened before the question belongs into the answer.

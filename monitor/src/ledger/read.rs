@@ -142,9 +142,10 @@ impl Reader {
         Ok(last.flatten().and_then(|id| u64::try_from(id).ok()).unwrap_or(0))
     }
 
+    /// Exchanges that cost something, or may have.
     pub fn calls(&self, task: &str) -> Result<Vec<CallRow>, LedgerError> {
         let sql = "SELECT id, pid, started_at, ended_at, provider, charges.model AS model, response_id, stream, usage, basis, cost, price_row, \
-                   note FROM calls JOIN charges ON call = id WHERE task = ? ORDER BY id";
+                   note FROM calls JOIN charges ON call = id WHERE task = ? AND basis <> 'none' ORDER BY id";
         self.rows(sql, task, call_row)
     }
 

@@ -102,8 +102,11 @@ fn take_cache_writes(usage: &Node, used: &mut Usage) {
     if total.is_none() && details.is_none() {
         return;
     }
-    let of = |name: &str| details.map_or(0, |details| details.count_of(name));
-    let (short, long) = (of("ephemeral_5m_input_tokens"), of("ephemeral_1h_input_tokens"));
+    // The last event of a stream gives the total again, without the details of the first.
+    let (short, long) = match details {
+        Some(details) => (details.count_of("ephemeral_5m_input_tokens"), details.count_of("ephemeral_1h_input_tokens")),
+        None => (used.get(Bucket::CacheWrite5m), used.get(Bucket::CacheWrite1h)),
+    };
     let unspecified = total.unwrap_or(0).saturating_sub(short.saturating_add(long));
     used.set(Bucket::CacheWrite5m, short.saturating_add(unspecified));
     used.set(Bucket::CacheWrite1h, long);

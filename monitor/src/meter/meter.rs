@@ -185,6 +185,11 @@ impl Meter {
         }
     }
 
+    /// The provider has said what the exchange used, and will not change it.
+    pub fn is_final(&self) -> bool {
+        self.report.is_final && self.report.usage.is_some()
+    }
+
     pub fn model_requested(&self) -> Option<&str> {
         self.asked.model.as_deref()
     }
@@ -196,7 +201,7 @@ impl Meter {
             usage.set(Bucket::InputUncached, self.request_text.rough_tokens());
         }
         let output = self.answer_text.rough_tokens();
-        if self.may_cost() && usage.output_total() < output {
+        if self.may_cost() && !self.is_final() && usage.output_total() < output {
             usage.add(Bucket::OutputText, output - usage.output_total());
         }
         usage
@@ -204,7 +209,9 @@ impl Meter {
 
     /// The exchange ended.
     pub fn finish(mut self, end: End) -> Metered {
+        let was_sent_whole = self.request_ended;
         self.end_request();
+        self.request_ended = was_sent_whole;
         if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
             && !self.is_stream
             && self.is_interesting()

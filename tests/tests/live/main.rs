@@ -7,7 +7,7 @@ mod neighbours;
 mod refusals;
 mod restart;
 
-use std::{path::Path, process::Output};
+use std::{os::unix::process::ExitStatusExt as _, path::Path, process::Output};
 
 use tollgate_tests::{
     Config, Daemon, ModelServer,
@@ -54,8 +54,10 @@ fn text(bytes: &[u8]) -> String {
 
 #[track_caller]
 fn assert_exit(output: &Output, code: i32) {
+    // As a shell tells it: a command that died by a signal ended with 128 and its number.
+    let status = output.status.code().or_else(|| output.status.signal().map(|signal| 128 + signal));
     let said = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{:?}: {said}", output.status);
+    assert_eq!(status, Some(code), "{:?}: {said}", output.status);
 }
 
 /// Fails with a readable amount.
