@@ -13,6 +13,17 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs it and shows what it printed only if it fails.
+pub fn quietly(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("could not start {}", name(command)))?;
+    if !output.status.success() {
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        eprintln!("{}", text.trim_end());
+        bail!("{} failed: {}", name(command), output.status);
+    }
+    Ok(())
+}
+
 /// What it printed.
 pub fn output(command: &mut Command) -> Result<String> {
     let output =

@@ -2,36 +2,61 @@
 
 mod command;
 mod prices;
+mod run;
+mod setup;
+mod test;
 
 use std::{
+    env,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
+use anyhow::Context as _;
 use clap::Parser;
 
-/// Tollgate's one entry for setting up, building, running and testing.
+/// Tollgate's one entry for setting up, building, running and testing
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Xtask {
+    /// Install what is missing for building, running and testing (idempotent)
+    Setup,
+    /// Meter a sample agent, or a command of yours, and stop it at its cap
+    Run(run::Args),
+    /// Run every check and test
+    Test(test::Args),
     /// Make the embedded price book from the newest genai-prices package (for maintainers)
     Prices(prices::Args),
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Xtask::parse() {
-        Xtask::Prices(args) => prices::run(&args),
+        Xtask::Setup => setup::run().map(done),
+        Xtask::Run(args) => run::run(&args),
+        Xtask::Test(args) => test::run(&args).map(done),
+        Xtask::Prices(args) => prices::run(&args).map(done),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cargo xtask: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("cargo xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The cargo that runs us, in the repository.
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Where cargo puts what it builds: this program is in `<target>/<profile>`.
+fn target_dir() -> anyhow::Result<PathBuf> {
+    let this = env::current_exe()?;
+    this.ancestors().nth(2).map(Path::to_path_buf).context("this program is not where cargo built it")
 }

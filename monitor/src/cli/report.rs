@@ -91,12 +91,26 @@ fn models(report: &Report) -> String {
     format!("\n{}\n", table.trim_fmt())
 }
 
+/// Processes that made calls, and those they descend from.
 fn processes(report: &Report) -> String {
-    if report.processes.is_empty() {
+    let mut shown: Vec<u32> =
+        report.processes.iter().filter(|process| process.calls > 0).map(|process| process.pid).collect();
+    if shown.is_empty() {
         return String::new();
     }
+    // Parents stand before their children.
+    for process in report
+        .processes
+        .iter()
+        .rev()
+        .filter(|process| process.calls > 0 || shown.contains(&process.pid))
+        .collect::<Vec<_>>()
+    {
+        shown.extend(process.ppid);
+    }
     let mut table = table(["PID", "PARENT", "PROGRAM", "CALLS", "COST"]);
-    for process in &report.processes {
+    let rows = report.processes.iter().filter(|process| shown.contains(&process.pid));
+    for process in rows.clone() {
         table.add_row([
             process.pid.to_string(),
             process.ppid.map_or("-".to_owned(), |ppid| ppid.to_string()),
@@ -105,7 +119,9 @@ fn processes(report: &Report) -> String {
             format!("${}", process.cost_usd),
         ]);
     }
-    format!("\n{}\n", table.trim_fmt())
+    let hidden = report.processes.len() - rows.count();
+    let rest = if hidden > 0 { format!("\n and {hidden} more that made no calls") } else { String::new() };
+    format!("\n{}{rest}\n", table.trim_fmt())
 }
 
 fn calls(report: &Report) -> String {

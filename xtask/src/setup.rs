@@ -1,0 +1,125 @@
+//! `cargo xtask setup`: installs what building, running and testing need, and is missing.
+//!
+//! Needs nothing itself but stable Rust with its linker. Does nothing, quickly, when all is there.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command;
+
+/// bpf-linker in the version that matches LLVM 22, which is what the compiler below emits. `monitor/build.rs` looks for it in the same place.
+const LINKER_VERSION: &str = "0.13.0";
+const LLVM: &str = "/usr/lib/llvm-22";
+
+/// Debian packages, each with what it is for.
+const PACKAGES: [(&str, &str); 14] = [
+    ("gcc", "linking Rust, compiling SQLite"),
+    ("g++", "linking bpf-linker with LLVM"),
+    ("libc6-dev", "linking Rust"),
+    ("rustc-web", "a compiler that comes with `core` for BPF"),
+    ("cargo-web", "its cargo"),
+    ("libstd-rust-web-dev-bpf", "`core` for BPF"),
+    ("llvm-22-dev", "building bpf-linker"),
+    ("zlib1g-dev", "building bpf-linker"),
+    ("libzstd-dev", "building bpf-linker"),
+    ("ca-certificates", "trusting servers"),
+    ("libssl3", "the TLS library that is probed"),
+    ("curl", "a client of the tests"),
+    ("python3-venv", "clients of the tests, the sample agent"),
+    ("util-linux", "tests that take a kernel's features away"),
+];
+
+pub fn run() -> Result<()> {
+    install_packages()?;
+    install_linker()?;
+    install_components()
+}
+
+/// Root may mount what the tests need; nobody else may install packages.
+fn is_root() -> bool {
+    command::output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
+}
+
+fn install_packages() -> Result<()> {
+    if !Path::new("/usr/bin/apt-get").is_file() {
+        // Not Debian: what is missing is said by the steps that need it.
+        println!(
+            "setup: no apt-get here; a BPF toolchain must be there already (rustup's nightly with rust-src, bpf-linker {LINKER_VERSION})"
+        );
+        return Ok(());
+    }
+    let missing: Vec<(&str, &str)> = PACKAGES.into_iter().filter(|(package, _)| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
+    if !is_root() {
+        bail!("packages are missing and only root may install them: apt-get install {}", names.join(" "));
+    }
+    for (package, purpose) in &missing {
+        println!("setup: installing {package} ({purpose})");
+    }
+    let apt = |arguments: &[&str]| {
+        command::quietly(
+            Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()),
+        )
+    };
+    apt(&["update"])?;
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(&names);
+    apt(&install)
+        .context("Debian 12 has these packages in its main and security archives; are both in the package sources?")
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status}", package]).stderr(Stdio::null());
+    query.output().is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Where bpf-linker goes: a place of its own, so that another version that somebody uses is left alone.
+fn linker_root() -> Result<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    Ok(cache
+        .context("neither XDG_CACHE_HOME nor HOME is set")?
+        .join("tollgate")
+        .join(format!("bpf-linker-{LINKER_VERSION}")))
+}
+
+fn install_linker() -> Result<()> {
+    let root = linker_root()?;
+    if root.join("bin/bpf-linker").is_file() || env::var_os("TOLLGATE_BPF_LINKER").is_some() {
+        return Ok(());
+    }
+    if !Path::new(LLVM).is_dir() {
+        bail!(
+            "bpf-linker {LINKER_VERSION} is missing and cannot be built without LLVM 22 in {LLVM}: install it, or name a bpf-linker in TOLLGATE_BPF_LINKER"
+        );
+    }
+    println!("setup: building bpf-linker {LINKER_VERSION} in {} (a minute or two)", root.display());
+    let mut install = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    install.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--quiet"]);
+    install.args(["--no-default-features", "--features", "llvm-22", "--root"]).arg(&root).env("LLVM_PREFIX", LLVM);
+    command::quietly(&mut install)
+}
+
+fn install_components() -> Result<()> {
+    for (component, subcommand) in [("clippy", "clippy"), ("rustfmt", "fmt")] {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let probe = Command::new(cargo).args([subcommand, "--version"]).output();
+        if probe.is_ok_and(|output| output.status.success()) {
+            continue;
+        }
+        println!("setup: installing the Rust component {component}");
+        command::quietly(Command::new("rustup").args(["component", "add", component])).with_context(|| {
+            format!("cargo {subcommand} is missing; install the {component} of your Rust toolchain")
+        })?;
+    }
+    Ok(())
+}
