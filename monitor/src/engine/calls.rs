@@ -21,11 +21,11 @@ impl Engine {
         match *event {
             Event::Data { connection, slot, direction, offset, bytes } => {
                 self.with_pipeline(connection, slot, at, |pipeline, out| {
-                    pipeline.push(direction, offset, bytes, at, out)
+                    pipeline.push(direction, offset, bytes, at, out);
                 });
             }
             Event::RequestStart { connection, slot, admission, wanted: _, head } => {
-                self.on_start(connection, slot, admission, head, at)
+                self.on_start(connection, slot, admission, head, at);
             }
             Event::Closed { connection } => self.close(connection, at),
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
@@ -113,7 +113,7 @@ impl Engine {
         match step {
             Step::Started { exchange } => self.on_exchange(id, slot, exchange, at),
             Step::Asked { exchange, may_cost, model, least } => {
-                self.on_asked(id, slot, exchange, may_cost, model, least)
+                self.on_asked(id, slot, exchange, may_cost, model, least);
             }
             Step::Running { exchange, cost } => {
                 if let Some(hold) = self.hold_of(id, exchange)

@@ -10,12 +10,12 @@
 mod anthropic;
 mod dialect;
 mod estimate;
+mod exchange;
 mod json;
-mod meter;
 mod openai;
 mod provider;
 mod usage;
 
 pub use estimate::load_vocabularies;
-pub use meter::{Billing, Meter, Metered};
+pub use exchange::{Billing, Meter, Metered};
 pub use usage::{Basis, Bucket, TokenCount, Units, Usage};

@@ -125,17 +125,17 @@ impl Rate {
 pub struct Decimal(pub i128);
 
 impl Decimal {
-    pub const PLACES: usize = 18;
+    pub const PLACES: u32 = 18;
 
     fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > Self::PLACES {
+        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > Self::PLACES as usize {
             return None;
         }
         let whole: i128 = whole.parse().ok()?;
-        let fraction: i128 = format!("{fraction:0<width$}", width = Self::PLACES).parse().ok()?;
-        whole.checked_mul(10_i128.pow(Self::PLACES as u32))?.checked_add(fraction).map(Self)
+        let fraction: i128 = format!("{fraction:0<width$}", width = Self::PLACES as usize).parse().ok()?;
+        whole.checked_mul(10_i128.pow(Self::PLACES))?.checked_add(fraction).map(Self)
     }
 }
 

@@ -225,8 +225,7 @@ fn rates<'c>(model: &'c Model, context: &[(&'static str, &str)], at: Timestamp) 
 
 /// In 10⁻²⁴ USD.
 fn amount(price: Decimal, count: u64, per: i128) -> i128 {
-    let scaled =
-        price.0.saturating_mul(i128::from(count)).saturating_mul(10_i128.pow(SUM_PLACES - Decimal::PLACES as u32));
+    let scaled = price.0.saturating_mul(i128::from(count)).saturating_mul(10_i128.pow(SUM_PLACES - Decimal::PLACES));
     // `per` divides this exactly for tokens and counts; durations (per 3,600) lose less than 10⁻²⁴ USD.
     scaled / per.max(1)
 }

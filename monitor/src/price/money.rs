@@ -11,6 +11,7 @@ pub struct Money(i128);
 
 /// Decimal places of a pico-USD.
 const PLACES: usize = 12;
+const PICO_PER_USD: i128 = 1_000_000_000_000;
 
 /// Why a text is not an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +26,7 @@ pub enum InvalidMoney {
 
 impl Money {
     pub const ZERO: Self = Self(0);
-    pub const PICO_PER_USD: i128 = 10_i128.pow(PLACES as u32);
+    pub const PICO_PER_USD: i128 = PICO_PER_USD;
 
     pub const fn from_pico_usd(pico: i128) -> Self {
         Self(pico)

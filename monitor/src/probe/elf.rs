@@ -32,7 +32,7 @@ pub fn functions(path: &Path, symbols: &[&'static str]) -> Result<Vec<Function>,
     let data = fs::read(path).map_err(|source| LibraryError::Read { path: path.into(), source })?;
     let elf = object::File::parse(&*data).map_err(|source| LibraryError::Elf { path: path.into(), source })?;
     let mut found: Vec<Function> = Vec::new();
-    for symbol in elf.dynamic_symbols().chain(elf.symbols()).filter(|symbol| symbol.is_definition()) {
+    for symbol in elf.dynamic_symbols().chain(elf.symbols()).filter(object::ObjectSymbol::is_definition) {
         let Ok(name) = symbol.name() else { continue };
         // Dynamic names may carry a version (`SSL_read@@OPENSSL_3.0.0`).
         let name = name.split('@').next().unwrap_or(name);

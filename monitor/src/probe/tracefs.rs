@@ -26,7 +26,7 @@ pub fn field_offset(tracefs: &Path, event: &str, field: &str) -> io::Result<u32>
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no field `{field}` in {}", path.display())))
 }
 
-/// A line reads `field:unsigned long clone_flags;	offset:32;	size:8;	signed:0;`.
+/// A line reads `field:unsigned long clone_flags; offset:32; size:8; signed:0;`, with tabs.
 fn parse_field_offset(format: &str, field: &str) -> Option<u32> {
     format.lines().find_map(|line| {
         let mut parts = line.trim().strip_prefix("field:")?.split(';').map(str::trim);
