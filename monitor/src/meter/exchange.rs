@@ -301,3 +301,6 @@ impl Meter {
         usage
     }
 }
+
+#[cfg(test)]
+mod tests;

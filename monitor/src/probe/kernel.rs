@@ -257,3 +257,28 @@ impl Memberships {
         self.processes.iter().flatten().filter(|(_, process)| process.slot == slot.0).map(|(pid, _)| pid).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSection as _};
+
+    /// Opcode of atomic operations on 64 bits, and what they do (`linux/bpf.h`).
+    const ATOMIC_64: u8 = 0xdb;
+    const FETCH_ADD: i32 = 0x01;
+
+    /// A weaker memory order than `SeqCst`, or another CPU, makes the compiler turn a fetch whose result is used into a plain add, in
+    /// silence: then the gate would compare the operand.
+    #[test]
+    fn credits_are_taken_with_fetching_atomics() {
+        let elf = object::File::parse(super::OBJECT).expect("the embedded object");
+        let section = elf.section_by_name("uprobe").expect("the probes");
+        let code = section.data().expect("its code").chunks_exact(8);
+        let atomics: Vec<i32> = code
+            .filter(|instruction| instruction[0] == ATOMIC_64)
+            .map(|instruction| i32::from_le_bytes(instruction[4..8].try_into().expect("four bytes")))
+            .collect();
+        // Two kinds of writes, each taking a credit and giving one back.
+        assert!(atomics.len() >= 4, "{atomics:?}");
+        assert!(atomics.iter().all(|&operation| operation == FETCH_ADD), "{atomics:?}");
+    }
+}
