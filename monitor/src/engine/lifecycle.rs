@@ -17,13 +17,15 @@ use super::{
 use crate::{
     alert::Kind,
     budget::{Account, Budget, Reason},
-    enforce::{Cgroup, kill_task, resume},
+    enforce::{Cgroup, Held, held_state, kill_task, resume},
     ledger::{Entry, LedgerError, Reader},
     price::Money,
     probe::{ConnectionId, Pid, Slot},
     task::{ProcessTree, TaskId},
 };
 
+/// How often to compare what is known of processes with the processes.
+const RECONCILE: Duration = Duration::from_secs(2);
 /// When to look at what a process has mapped after it executed a program: its libraries come a little later.
 const LOOKS: [Duration; 4] =
     [Duration::from_millis(5), Duration::from_millis(30), Duration::from_millis(200), Duration::from_secs(2)];
@@ -96,6 +98,7 @@ impl Engine {
             tree: ProcessTree::default(),
             state: TaskState::Running,
             taken_seen: 0,
+            held_seen: 0,
             was_entered: false,
             calls: 0,
             exchanges: 0,
@@ -189,7 +192,7 @@ impl Engine {
             return self.stop(slot, &Reason::CapReached { spent, cap });
         }
         // A request that was held when the daemon went away waits for somebody to let it go.
-        for pid in processes {
+        for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
             resume(pid);
         }
     }
@@ -233,9 +236,9 @@ impl Engine {
         }
     }
 
-    /// What is not urgent: ends of processes and tasks, and what processes have mapped.
+    /// What is not urgent: ends of processes and tasks, what processes have mapped, and what records that were lost would have said.
     pub fn sweep(&mut self) {
-        self.sweep_processes();
+        self.sweep_leaving();
         let now = Instant::now();
         while let Some(&(due, pid)) = self.mapping.front()
             && due <= now
@@ -245,29 +248,60 @@ impl Engine {
                 self.alert(Kind::Unread, self.memberships.slot_of(pid), error.to_string());
             }
         }
-        let slots: Vec<Slot> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| task.state == TaskState::Running && task.was_entered)
-            .map(|(slot, _)| *slot)
-            .collect();
+        let running =
+            |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
+        let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();
         for slot in slots {
             self.end_if_empty(slot);
+            self.find_forgotten(slot);
+        }
+        if now.duration_since(self.reconciled) >= RECONCILE {
+            self.reconciled = now;
+            self.reconcile();
         }
         self.report_losses();
     }
 
-    /// Ends of processes, and of the tasks that they were the last of.
-    pub fn sweep_processes(&mut self) {
-        for (pid, slot) in std::mem::take(&mut self.leaving) {
-            if !is_gone(pid) {
-                self.leaving.push((pid, slot));
-                continue;
+    /// Ends of processes whose first thread ended a moment ago, and of the tasks that they were the last of.
+    pub fn sweep_leaving(&mut self) {
+        for leaving in std::mem::take(&mut self.leaving) {
+            if is_gone(leaving.pid) {
+                self.on_gone(leaving.pid, leaving.slot);
+                if self.is_running(leaving.slot) {
+                    self.end_if_empty(leaving.slot);
+                }
+            } else if leaving.since.elapsed() < RECONCILE {
+                self.leaving.push(leaving);
             }
-            self.on_gone(pid, slot);
-            if self.is_running(slot) {
-                self.end_if_empty(slot);
+        }
+    }
+
+    /// Forgets members that are gone and whose end was not seen: the record was lost, or other threads outlived the first one.
+    fn reconcile(&mut self) {
+        for (pid, slot) in self.memberships.all() {
+            if is_gone(pid) {
+                self.on_gone(pid, slot);
             }
+        }
+    }
+
+    /// Finds processes that the gate stopped and whose records were lost: nobody else would ever let them go.
+    fn find_forgotten(&mut self, slot: Slot) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        let held = self.gates.held(slot);
+        if held <= task.held_seen {
+            return;
+        }
+        task.held_seen = held;
+        let is_forgotten = |pid: &Pid| !self.held.contains_key(pid) && held_state(*pid) == Held::Stopped;
+        let forgotten: Vec<Pid> = task.tree.living().filter(is_forgotten).collect();
+        for pid in forgotten {
+            self.alert(
+                Kind::Lost,
+                Some(slot),
+                format!("process {pid} was stopped at the gate and the record of it was lost"),
+            );
+            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, &[]);
         }
     }
 

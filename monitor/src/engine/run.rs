@@ -41,6 +41,8 @@ const BATCH: usize = 4096;
 const SWEEP: Duration = Duration::from_millis(50);
 /// How soon to look whether a process whose first thread ended is gone.
 const LEAVING: Duration = Duration::from_millis(2);
+/// After this it is left to the sweep.
+const LEAVING_SOON: Duration = Duration::from_millis(100);
 /// How long to wait before a process that is being stopped is looked at again.
 const STOPPING: Duration = Duration::from_micros(100);
 
@@ -78,6 +80,7 @@ pub fn start(
         next_id: 0,
         kills,
         reported_losses: 0,
+        reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -111,9 +114,9 @@ async fn run(
         tokio::select! {
             biased;
             () = tokio::time::sleep(STOPPING), if is_urgent => {}
-            () = tokio::time::sleep(LEAVING), if !engine.leaving.is_empty() => {
+            () = tokio::time::sleep(LEAVING), if engine.leaving.iter().any(|leaving| leaving.since.elapsed() < LEAVING_SOON) => {
                 drain(&mut engine, &mut ring);
-                engine.sweep_processes();
+                engine.sweep_leaving();
             }
             guard = readable.readable() => guard?.clear_ready(),
             Some(command) = commands.recv() => {
@@ -193,7 +196,7 @@ fn status(engine: &Engine) -> Status {
             signal_failures: counters.signal_failures,
             records: counters.records,
             bytes: counters.bytes,
-            processes: engine.memberships.count(),
+            processes: engine.memberships.all().len() as u64,
             connections: engine.connections.len() as u64,
         },
     }
