@@ -174,7 +174,6 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
 }
 
 fn status(engine: &Engine) -> Status {
-    let counters = engine.probes.counters();
     let mut tasks: Vec<_> = engine.tasks.values().map(|task| engine.task_status(task)).collect();
     tasks.sort_by(|a, b| a.task.cmp(&b.task));
     Status {
@@ -188,14 +187,7 @@ fn status(engine: &Engine) -> Status {
         tasks,
         probes: engine.probes.attached().cloned().collect(),
         counters: CounterStatus {
-            dropped_records: counters.dropped_records,
-            dropped_bytes: counters.dropped_bytes,
-            uncopied_bytes: counters.uncopied_bytes,
-            unreadable_buffers: counters.unreadable_buffers,
-            map_full: counters.map_full,
-            signal_failures: counters.signal_failures,
-            records: counters.records,
-            bytes: counters.bytes,
+            kernel: engine.probes.counters(),
             processes: engine.memberships.all().len() as u64,
             connections: engine.connections.len() as u64,
         },
