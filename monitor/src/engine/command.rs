@@ -1,5 +1,7 @@
 //! What others ask of the engine.
 
+use std::path::PathBuf;
+
 use monitor_common::Counters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -14,12 +16,12 @@ use crate::{
 #[derive(Debug)]
 pub enum Command {
     /// Opens a task, or takes up one that was known before, with this cap.
-    /// `spent` is what the ledger knows of it.
+    /// `costs` are what the ledger knows of its calls.
     Start {
         peer: Pid,
         task: TaskId,
         cap: Option<Money>,
-        spent: Money,
+        costs: Vec<Money>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
@@ -62,6 +64,7 @@ pub struct Started {
     pub task: TaskId,
     pub spent_usd: Money,
     pub cap_usd: Option<Money>,
+    pub cgroup: PathBuf,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

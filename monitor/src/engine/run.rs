@@ -159,8 +159,8 @@ fn balance(engine: &mut Engine) {
 fn on_command(engine: &mut Engine, command: Command) -> bool {
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, task, cap, spent, reply } => {
-            drop(reply.send(engine.start_task(peer, &task, cap, spent)));
+        Command::Start { peer, task, cap, costs, reply } => {
+            drop(reply.send(engine.start_task(peer, &task, cap, costs)));
         }
         Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),
