@@ -178,18 +178,8 @@ impl Steps<'_> {
 }
 
 fn running_cost(catalogue: &Catalogue, open: &Open, at: Timestamp) -> Option<Money> {
-    let query = Query {
-        url: Some(&open.url),
-        model: open.meter.model_requested().unwrap_or_default(),
-        usage: &open.meter.running(),
-        units: &std::collections::BTreeMap::new(),
-        context: &[],
-        at,
-    };
-    match catalogue.quote(&query) {
-        Quote::Priced(price) => Some(price.total()),
-        Quote::Unpriced(_) => None,
-    }
+    let query = Query { url: Some(&open.url), ..Query::new(open.meter.model_requested().unwrap_or_default(), at) };
+    Some(catalogue.rates(&query).ok()?.cost(&open.meter.running()))
 }
 
 impl Exchanges {
@@ -223,18 +213,13 @@ impl Exchanges {
     }
 
     fn price(&self, metered: Metered, url: &str) -> Charge {
-        let context: Vec<(&'static str, &str)> = metered.context.iter().map(|(key, value)| (*key, &**value)).collect();
         let ask = |model: Option<&str>| {
-            let model = model.unwrap_or_default();
             let query = Query {
                 url: Some(url),
-                model,
-                usage: &metered.usage,
-                units: &metered.units,
-                context: &context,
-                at: self.at,
+                service: metered.service.as_service(),
+                ..Query::new(model.unwrap_or_default(), self.at)
             };
-            self.catalogue.quote(&query)
+            self.catalogue.quote(&query, &metered.usage, &metered.units)
         };
         // Some servers report an internal name that no price list has; then the name that was asked for is the one on the bill.
         let quote = match ask(metered.model()) {
@@ -249,21 +234,25 @@ impl Exchanges {
                 let row = if let Quote::Priced(price) = quote { Some(row(&price)) } else { None };
                 Charge { metered, cost: Some(cost), tokens_cost: Some(cost), row, note: None }
             }
-            (_, _, Quote::Priced(price)) => {
-                let missing = &price.unpriced_components;
-                let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
-                Charge {
-                    metered,
-                    cost: Some(price.total()),
-                    tokens_cost: Some(price.tokens()),
-                    row: Some(row(&price)),
-                    note,
-                }
-            }
+            (_, _, Quote::Priced(price)) => by_catalogue(metered, &price),
             (_, _, Quote::Unpriced(why)) => {
                 Charge { metered, cost: None, tokens_cost: None, row: None, note: Some(why.to_string()) }
             }
         }
+    }
+}
+
+/// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
+fn by_catalogue(metered: Metered, price: &Price<'_>) -> Charge {
+    let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
+    let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
+    let is_priced = missing.is_empty() || !price.total.is_zero();
+    Charge {
+        metered,
+        cost: is_priced.then_some(price.total),
+        tokens_cost: is_priced.then_some(price.tokens),
+        row: Some(row(price)),
+        note,
     }
 }
 

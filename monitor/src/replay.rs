@@ -204,7 +204,7 @@ fn unreadable(id: Option<String>, why: String) -> Line {
         response_id: None,
         stream: false,
         usage: Usage::default(),
-        units: Units::new(),
+        units: Units::ZERO,
         tokens_usd: None,
         cost_usd: None,
         basis: Basis::None,

@@ -182,7 +182,7 @@ fn status(engine: &Engine) -> Status {
             pid: std::process::id(),
             ready: true,
             uptime_s: engine.started.elapsed().as_secs(),
-            catalogue: engine.catalogue.name().to_owned(),
+            catalogue: engine.catalogue.version().to_owned(),
         },
         tasks,
         probes: engine.probes.attached().cloned().collect(),

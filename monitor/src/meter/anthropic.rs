@@ -5,7 +5,7 @@
 use super::{
     dialect::{Dialect, Purpose, Report},
     json::Node,
-    usage::{Bucket, Usage},
+    usage::{Bucket, Unit, Usage},
 };
 
 pub struct Anthropic;
@@ -80,19 +80,14 @@ fn take_usage(usage: &Node, report: &mut Report) {
     set(Bucket::CacheRead, count("cache_read_input_tokens"));
     take_cache_writes(usage, used);
     take_output(usage, used);
-    if let Some(searches) =
-        usage.path(&["server_tool_use", "web_search_requests"]).and_then(Node::count).filter(|&count| count > 0)
-    {
-        report.units.insert("web_searches", searches);
+    let tools = usage.get("server_tool_use");
+    for (name, unit) in [("web_search_requests", Unit::WebSearches), ("web_fetch_requests", Unit::WebFetches)] {
+        if let Some(count) = tools.and_then(|tools| tools.get(name)).and_then(Node::count) {
+            report.units.set(unit, count);
+        }
     }
-    match usage.get("service_tier").and_then(Node::text) {
-        Some("batch") => report.set_context("processing", "batch"),
-        Some(tier) => report.set_context("service_tier", tier),
-        None => {}
-    }
-    if let Some(speed) = usage.get("speed").and_then(Node::text) {
-        report.set_context("speed", speed);
-    }
+    Report::set_text(&mut report.service.tier, usage.get("service_tier"));
+    Report::set_text(&mut report.service.speed, usage.get("speed"));
 }
 
 /// Writes that do not say how long they live are for five minutes, the default.

@@ -6,7 +6,7 @@ use super::{
     openai::OpenAi,
     usage::{Units, Usage},
 };
-use crate::price::Money;
+use crate::price::{Money, Service};
 
 /// Every API that can be read. Adding one takes a file and a line here.
 const DIALECTS: [&dyn Dialect; 2] = [&Anthropic, &OpenAi];
@@ -54,13 +54,26 @@ pub fn of_answer(answer: &Node) -> Option<&'static dyn Dialect> {
     DIALECTS.into_iter().find(|dialect| dialect.recognizes(answer))
 }
 
+/// What prices may depend on beside the model, in the API's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Served {
+    pub tier: Option<Box<str>>,
+    pub speed: Option<Box<str>>,
+}
+
+impl Served {
+    pub fn as_service(&self) -> Service<'_> {
+        Service { tier: self.tier.as_deref(), speed: self.speed.as_deref(), ..Service::default() }
+    }
+}
+
 /// What an answer said so far.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     pub model: Option<Box<str>>,
     pub id: Option<Box<str>>,
-    /// What selects a variant of the price: pairs as the catalogue names them.
-    pub context: Vec<(&'static str, Box<str>)>,
+    /// How the call was served, in the API's own words.
+    pub service: Served,
     pub usage: Option<Usage>,
     pub units: Units,
     /// Cost as the provider reported it.
@@ -79,10 +92,5 @@ impl Report {
         if let Some(text) = value.and_then(Node::text).filter(|text| !text.is_empty()) {
             *target = Some(text.into());
         }
-    }
-
-    pub fn set_context(&mut self, key: &'static str, value: &str) {
-        self.context.retain(|(known, _)| *known != key);
-        self.context.push((key, value.into()));
     }
 }

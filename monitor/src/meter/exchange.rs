@@ -1,7 +1,7 @@
 //! One exchange, from its first byte to its usage.
 
 use super::{
-    dialect::{self, Dialect, Purpose, Report},
+    dialect::{self, Dialect, Purpose, Report, Served},
     estimate::Text,
     json::{Node, Skimmer},
     provider,
@@ -75,8 +75,8 @@ pub struct Metered {
     pub usage: Usage,
     pub units: Units,
     pub basis: Basis,
-    /// What selects a variant of the price.
-    pub context: Vec<(&'static str, Box<str>)>,
+    /// How the call was served: prices may depend on it.
+    pub service: Served,
     /// Cost as reported by the provider.
     pub provider_cost: Option<Money>,
     pub status: Option<u16>,
@@ -235,7 +235,7 @@ impl Meter {
             usage,
             units: self.report.units,
             basis,
-            context: self.report.context,
+            service: self.report.service,
             provider_cost: self.report.cost,
             status: self.status,
         }

@@ -18,4 +18,4 @@ mod usage;
 
 pub use estimate::load_vocabularies;
 pub use exchange::{Billing, Meter, Metered};
-pub use usage::{Basis, Bucket, TokenCount, Units, Usage};
+pub use usage::{Basis, Bucket, TokenCount, Unit, Units, Usage};

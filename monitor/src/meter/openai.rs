@@ -46,9 +46,7 @@ impl Dialect for OpenAi {
     fn document(&self, answer: &Node, report: &mut Report) {
         Report::set_text(&mut report.model, answer.get("model"));
         Report::set_text(&mut report.id, answer.get("id"));
-        if let Some(tier) = answer.get("service_tier").and_then(Node::text) {
-            report.set_context("service_tier", tier);
-        }
+        Report::set_text(&mut report.service.tier, answer.get("service_tier"));
         let status = answer.get("status").and_then(Node::text).unwrap_or("completed");
         report.is_pending = matches!(status, "queued" | "in_progress");
         if let Some(usage) = answer.get("usage") {
@@ -73,9 +71,7 @@ impl Dialect for OpenAi {
         }
         Report::set_text(&mut report.model, message.get("model"));
         Report::set_text(&mut report.id, message.get("id"));
-        if let Some(tier) = message.get("service_tier").and_then(Node::text) {
-            report.set_context("service_tier", tier);
-        }
+        Report::set_text(&mut report.service.tier, message.get("service_tier"));
         // Groq reports beside the usual place, or there only.
         let usage = message.get("usage").or_else(|| message.path(&["x_groq", "usage"]));
         if let Some(usage) = usage {

@@ -1,269 +1,376 @@
-//! The catalogue: who sells a model, and what it costs there.
+//! The public price catalogue: providers, their models, and what they charge.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
+use std::{collections::BTreeMap, sync::OnceLock};
 
-use jiff::Timestamp;
+use regex::RegexSet;
+use serde::Deserialize;
 
 use super::{
-    Money,
-    book::{Book, Decimal, Model, Provider, Rate},
-    quote::{Price, PriceRow, Query, Quote, Unpriced},
+    matcher::Matcher,
+    resolve::NameCache,
+    row::{Constraint, DatedPrices, PriceJson, PriceSet, Tiered, UnitIndex, Variant},
 };
-use crate::meter::{Bucket, Units, Usage};
+use crate::meter::{Bucket, Unit};
 
-/// Decimal places of the sums, in USD: 18 of a price, and 6 because prices are per million.
-const SUM_PLACES: u32 = 24;
-const PICO_PLACES: u32 = 12;
-
-static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| {
-    let book = serde_json::from_str(include_str!("genai_prices.json"));
-    // A test reads the same bytes, so this cannot happen in a build that passed.
-    Catalogue::new(book.unwrap_or_else(|error| unreachable!("the embedded price book is valid: {error}")))
-});
-
-/// Prices of models at their providers.
+/// The price catalogue, read and ready to be asked. Apart from a cache of names it never changes.
 #[derive(Debug)]
 pub struct Catalogue {
-    /// Package and version.
-    name: String,
-    providers: Vec<Provider>,
-    /// By price key.
-    units: BTreeMap<String, CountedUnit>,
+    version: Box<str>,
+    pub(super) providers: Box<[Provider]>,
+    /// One pattern per provider, in their order.
+    pub(super) urls: RegexSet,
+    pub(super) units: Box<[UnitDef]>,
+    /// For each bucket the catalogue's units that its tokens belong to, the most special one first.
+    pub(super) bucket_units: [Box<[UnitIndex]>; Bucket::ALL.len()],
+    pub(super) counted_units: [Box<[UnitIndex]>; Unit::ALL.len()],
+    pub(super) names: NameCache,
 }
 
-/// A unit and how many of it a call used.
+/// A vendor with a price list.
 #[derive(Debug)]
-struct CountedUnit {
-    per: i128,
-    dimensions: BTreeMap<String, String>,
-    count: Count,
+pub(super) struct Provider {
+    pub(super) id: Box<str>,
+    pub(super) provider_match: Option<Matcher>,
+    pub(super) model_match: Option<Matcher>,
+    /// Providers whose lists hold for what this one resells.
+    pub(super) fallbacks: Box<[usize]>,
+    pub(super) models: Box<[Model]>,
 }
 
-impl CountedUnit {
-    /// Whether `other` is a finer kind of this.
-    fn is_refined_by(&self, other: &Self) -> bool {
-        self.dimensions.len() < other.dimensions.len()
-            && self.dimensions.iter().all(|(dimension, value)| other.dimensions.get(dimension) == Some(value))
-    }
-
-    fn direction(&self) -> Option<&str> {
-        self.dimensions.get("direction").map(String::as_str)
-    }
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) id: Box<str>,
+    pub(super) matcher: Matcher,
+    pub(super) prices: Box<[DatedPrices]>,
+    pub(super) variants: Box<[Variant]>,
 }
 
-/// Where the number comes from. Catalogue units include what refines them, buckets do not.
-#[derive(Debug, Clone)]
-enum Count {
+/// Something that the catalogue has prices for.
+#[derive(Debug)]
+pub(super) struct UnitDef {
+    price_key: Box<str>,
+    /// How many of it a price is for.
+    per: u128,
+    dimensions: BTreeMap<Box<str>, Box<str>>,
+    pub(super) side: Side,
+}
+
+/// Which part of a call a unit is billed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
     Input,
     Output,
-    Buckets(&'static [Bucket]),
-    /// One for each call.
-    Requests,
-    /// By the name of the unit.
-    Unit(String),
+    /// Neither: fees by the call or for the provider's tools.
+    Fee,
 }
 
-impl Count {
-    fn of(usage_key: &str) -> Self {
-        use Bucket as B;
-        match usage_key {
-            "input_tokens" => Self::Input,
-            "output_tokens" => Self::Output,
-            "cache_read_tokens" => Self::Buckets(&[B::CacheRead]),
-            "cache_write_tokens" => Self::Buckets(&[B::CacheWrite, B::CacheWrite5m, B::CacheWrite1h]),
-            "cache_write_5m_tokens" => Self::Buckets(&[B::CacheWrite5m]),
-            "cache_write_1h_tokens" => Self::Buckets(&[B::CacheWrite1h]),
-            "input_audio_tokens" => Self::Buckets(&[B::InputAudio]),
-            "input_image_tokens" => Self::Buckets(&[B::InputImage]),
-            "input_video_tokens" => Self::Buckets(&[B::InputVideo]),
-            "input_tool_tokens" => Self::Buckets(&[B::InputTool]),
-            "output_reasoning_tokens" => Self::Buckets(&[B::Reasoning]),
-            "output_audio_tokens" => Self::Buckets(&[B::OutputAudio]),
-            "output_image_tokens" => Self::Buckets(&[B::OutputImage]),
-            "requests" => Self::Requests,
-            other => Self::Unit(other.to_owned()),
-        }
-    }
-
-    fn number(&self, usage: &Usage, units: &Units) -> u64 {
-        match self {
-            Self::Input => usage.input_total(),
-            Self::Output => usage.output_total(),
-            Self::Buckets(buckets) => buckets.iter().fold(0, |sum: u64, &bucket| sum.saturating_add(usage.get(bucket))),
-            Self::Requests => 1,
-            Self::Unit(name) => units.get(name.as_str()).copied().unwrap_or(0),
-        }
-    }
+/// Why a text is no price catalogue.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    #[error("the price catalogue is not in the expected form: {0}")]
+    Form(#[from] serde_json::Error),
+    #[error("a provider's URL pattern in the price catalogue cannot be used: {0}")]
+    UrlPattern(#[from] regex::Error),
+    #[error("the price catalogue has more units than can be told apart: {0}")]
+    TooManyUnits(usize),
+    #[error("{provider}'s fallback provider {fallback} is not in the price catalogue")]
+    UnknownFallback { provider: String, fallback: String },
+    #[error("{model} has no list of prices in the price catalogue")]
+    NoPrices { model: String },
+    #[error("{model} has a price for `{price_key}`, which is no unit of the price catalogue")]
+    UnknownUnit { model: String, price_key: String },
+    #[error("{model}'s price for `{price_key}` is not an exact, non-negative amount in USD")]
+    Price { model: String, price_key: String },
 }
 
 impl Catalogue {
-    /// The catalogue that is part of the program.
-    pub fn embedded() -> &'static Self {
-        &EMBEDDED
-    }
-
-    fn new(book: Book) -> Self {
-        let units = book
-            .units
-            .into_iter()
-            .map(|(usage_key, unit)| {
-                let counted = CountedUnit {
-                    per: i128::from(unit.per),
-                    dimensions: unit.dimensions,
-                    count: Count::of(&usage_key),
-                };
-                (unit.price_key, counted)
-            })
-            .collect();
-        Self { name: format!("{} {}", book.source.package, book.source.version), providers: book.providers, units }
-    }
-
-    /// Package and version of the data.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Prices a call.
+    /// The catalogue that this program was built with, from `monitor/prices/`.
     ///
-    /// The provider is the one that lives at the URL. An unknown host is a gateway or proxy, and is priced as the maker of the model
-    /// would; unless it speaks plaintext: then it is a model server of one's own, whose prices only its owner knows.
-    pub fn quote(&self, query: &Query<'_>) -> Quote<'_> {
-        if query.model.is_empty() {
-            return Quote::Unpriced(Unpriced::Unnamed);
-        }
-        let name = query.model.to_lowercase();
-        let provider = match self.provider(query.url, &name) {
-            Ok(provider) => provider,
-            Err(why) => return Quote::Unpriced(why),
-        };
-        let Some((model, is_fallback)) = self.model(provider, &name) else { return Quote::Unpriced(Unpriced::NoModel) };
-        let context = if is_fallback { &[] } else { query.context };
-        let rates = rates(model, context, query.at);
-        let row = PriceRow { catalogue: &self.name, provider: &provider.id, model: &model.id };
-        Quote::Priced(self.price(&rates, query, row))
-    }
-
-    fn provider(&self, url: Option<&str>, name: &str) -> Result<&Provider, Unpriced> {
-        if let Some(url) = url {
-            let at_url = |provider: &&Provider| provider.api_pattern.is_match(url).unwrap_or(false);
-            if let Some(provider) = self.providers.iter().find(at_url) {
-                return Ok(provider);
-            }
-            if url.starts_with("http://") {
-                return Err(Unpriced::SelfHosted);
-            }
-        }
-        let makes = |provider: &&Provider| provider.model_match.as_ref().is_some_and(|matcher| matcher.matches(name));
-        self.providers.iter().find(makes).ok_or(Unpriced::NoProvider)
-    }
-
-    /// The model of that name, and whether it is another provider's.
-    fn model<'c>(&'c self, provider: &'c Provider, name: &str) -> Option<(&'c Model, bool)> {
-        self.model_by_exact_name(provider, name)
-            .or_else(|| with_dashed_date(name).and_then(|dashed| self.model_by_exact_name(provider, &dashed)))
-    }
-
-    fn model_by_exact_name<'c>(&'c self, provider: &'c Provider, name: &str) -> Option<(&'c Model, bool)> {
-        let of = |provider: &'c Provider| provider.models.iter().find(|model| model.matcher.matches(name));
-        let fallbacks = provider.fallback_model_providers.iter();
-        of(provider).map(|model| (model, false)).or_else(|| {
-            let mut fallbacks = fallbacks.filter_map(|id| self.providers.iter().find(|provider| provider.id == *id));
-            fallbacks.find_map(of).map(|model| (model, true))
+    /// # Panics
+    /// If that file is damaged, which the tests rule out.
+    pub fn embedded() -> &'static Self {
+        static EMBEDDED: OnceLock<Catalogue> = OnceLock::new();
+        EMBEDDED.get_or_init(|| match Self::parse(include_str!("../../prices/genai-prices/catalogue.json")) {
+            Ok(catalogue) => catalogue,
+            Err(error) => panic!("this program was built from damaged data: {error}"),
         })
     }
 
-    fn price<'c>(&'c self, rates: &BTreeMap<&str, &Rate>, query: &Query<'_>, row: PriceRow<'c>) -> Price<'c> {
-        let mut priced: Vec<(&CountedUnit, &Rate)> =
-            rates.iter().filter_map(|(&key, &rate)| Some((self.units.get(key)?, rate))).collect();
-        // Finest first: what a unit is charged for is what its refinements have left of it.
-        priced.sort_by_key(|(unit, _)| std::cmp::Reverse(unit.dimensions.len()));
-        let input_total = query.usage.input_total();
-        let mut own_counts: Vec<u64> = Vec::with_capacity(priced.len());
-        let (mut input, mut output, mut other) = (0_i128, 0_i128, 0_i128);
-        for (index, (unit, rate)) in priced.iter().enumerate() {
-            let refined =
-                priced.iter().zip(&own_counts).take(index).filter(|((finer, _), _)| unit.is_refined_by(finer));
-            let refined: u64 = refined.fold(0, |sum, (_, &count)| sum.saturating_add(count));
-            let count = unit.count.number(query.usage, query.units).saturating_sub(refined);
-            own_counts.push(count);
-            let sum = match unit.direction() {
-                Some("input") => &mut input,
-                Some("output") => &mut output,
-                _ => &mut other,
-            };
-            *sum = sum.saturating_add(amount(rate.at(input_total), count, unit.per));
+    /// Reads a catalogue in the form that `cargo xtask prices` writes.
+    ///
+    /// # Errors
+    /// The first thing in it that cannot be understood. A price that is not understood is never left out.
+    pub fn parse(json: &str) -> Result<Self, CatalogueError> {
+        let json: CatalogueJson = serde_json::from_str(json)?;
+        let units = json.units.into_values().map(UnitDef::from).collect::<Box<[_]>>();
+        if units.len() > usize::from(u8::MAX) {
+            return Err(CatalogueError::TooManyUnits(units.len()));
         }
-        Price {
-            input: round(input),
-            output: round(output),
-            other: round(other),
-            row,
-            unpriced_components: unpriced_components(&priced, query),
-        }
+        // `\A`: a provider's pattern must match from the start of the URL.
+        let urls = RegexSet::new(json.providers.iter().map(|provider| format!(r"\A(?:{})", provider.api_pattern)))?;
+        let ids = json.providers.iter().map(|provider| provider.id.clone()).collect::<Vec<_>>();
+        let providers = json
+            .providers
+            .into_iter()
+            .map(|provider| provider.read(&ids, &units))
+            .collect::<Result<Box<[_]>, CatalogueError>>()?;
+        Ok(Self {
+            version: format!("{} {}", json.source.package, json.source.version).into(),
+            urls,
+            bucket_units: Bucket::ALL.map(|bucket| generalisations(&units, bucket_dimensions(bucket))),
+            counted_units: Unit::ALL.map(|unit| generalisations(&units, unit_dimensions(unit))),
+            names: NameCache::new(providers.len()),
+            providers,
+            units,
+        })
+    }
+
+    /// Package and version of the data, such as `genai-prices 0.2.3`.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 }
 
-/// Rates in force: the last active prices, with the first matching variant of each key in their place.
-fn rates<'c>(model: &'c Model, context: &[(&'static str, &str)], at: Timestamp) -> BTreeMap<&'c str, &'c Rate> {
-    let is_active = |constraint: &Option<super::book::Constraint>| {
-        constraint.as_ref().is_none_or(|constraint| constraint.is_active(at))
+/// The units that contain everything with these dimensions, the most special one first.
+fn generalisations(units: &[UnitDef], dimensions: &[(&str, &str)]) -> Box<[UnitIndex]> {
+    let contains = |unit: &UnitDef| {
+        unit.dimensions.iter().all(|(key, value)| dimensions.contains(&(key.as_ref(), value.as_ref())))
     };
-    let standard = model.prices.iter().rev().find(|prices| is_active(&prices.constraint)).or(model.prices.first());
-    let mut rates: BTreeMap<&str, &Rate> =
-        standard.into_iter().flat_map(|prices| &prices.prices).map(|(key, rate)| (key.as_str(), rate)).collect();
-    if context.is_empty() {
-        return rates;
-    }
-    let in_context = |key: &str, value: &str| context.iter().any(|&(k, v)| k == key && v == value);
-    let variants = model.price_variants.iter().filter(|variant| is_active(&variant.constraint));
-    // Backwards, so that the first one has the last word.
-    for variant in variants.rev().filter(|variant| variant.when.iter().all(|(key, value)| in_context(key, value))) {
-        rates.extend(variant.prices.iter().map(|(key, rate)| (key.as_str(), rate)));
-    }
-    rates
+    let indices = (0_u8..).zip(units).filter(|(_, unit)| contains(unit));
+    let mut found = indices.map(|(index, unit)| (unit.dimensions.len(), UnitIndex(index))).collect::<Vec<_>>();
+    found.sort_by_key(|&(specificity, _)| std::cmp::Reverse(specificity));
+    found.into_iter().map(|(_, index)| index).collect()
 }
 
-/// In 10⁻²⁴ USD.
-fn amount(price: Decimal, count: u64, per: i128) -> i128 {
-    let scaled = price.0.saturating_mul(i128::from(count)).saturating_mul(10_i128.pow(SUM_PLACES - Decimal::PLACES));
-    // `per` divides this exactly for tokens and counts; durations (per 3,600) lose less than 10⁻²⁴ USD.
-    scaled / per.max(1)
-}
+const TOKENS: (&str, &str) = ("family", "tokens");
+const TOOL_CALLS: (&str, &str) = ("family", "tool_calls");
+const INPUT: (&str, &str) = ("direction", "input");
+const OUTPUT: (&str, &str) = ("direction", "output");
+const AUDIO: (&str, &str) = ("modality", "audio");
 
-/// To pico-USD, half to even. Nearly all sums are whole numbers of them already.
-fn round(sum: i128) -> Money {
-    let unit = 10_i128.pow(SUM_PLACES - PICO_PLACES);
-    let (whole, rest) = (sum.div_euclid(unit), sum.rem_euclid(unit));
-    let up = rest * 2 > unit || (rest * 2 == unit && whole % 2 != 0);
-    Money::from_pico_usd(whole + i128::from(up))
-}
-
-fn unpriced_components(priced: &[(&CountedUnit, &Rate)], query: &Query<'_>) -> Vec<&'static str> {
-    let has = |direction: &str| priced.iter().any(|(unit, _)| unit.direction() == Some(direction));
-    let mut missing = Vec::new();
-    if query.usage.input_total() > 0 && !has("input") {
-        missing.push("input_tokens");
+/// The catalogue's dimensions of a bucket. Uncached and cached input have no modality: not every API tells what of it
+/// was text. The catalogue knows no documents; they are input like any other.
+const fn bucket_dimensions(bucket: Bucket) -> &'static [(&'static str, &'static str)] {
+    match bucket {
+        Bucket::InputUncached | Bucket::InputDocument => &[TOKENS, INPUT],
+        Bucket::CacheRead => &[TOKENS, INPUT, ("token_type", "cache_read")],
+        Bucket::CacheWrite => &[TOKENS, INPUT, ("token_type", "cache_write")],
+        Bucket::CacheWrite5m => &[TOKENS, INPUT, ("token_type", "cache_write"), ("cache_ttl", "5m")],
+        Bucket::CacheWrite1h => &[TOKENS, INPUT, ("token_type", "cache_write"), ("cache_ttl", "1h")],
+        Bucket::InputAudio => &[TOKENS, INPUT, AUDIO],
+        Bucket::InputImage => &[TOKENS, INPUT, ("modality", "image")],
+        Bucket::InputVideo => &[TOKENS, INPUT, ("modality", "video")],
+        Bucket::InputTool => &[TOKENS, INPUT, ("token_type", "tool")],
+        Bucket::OutputText => &[TOKENS, OUTPUT, ("modality", "text")],
+        Bucket::Reasoning => &[TOKENS, OUTPUT, ("token_type", "reasoning")],
+        Bucket::OutputAudio => &[TOKENS, OUTPUT, AUDIO],
+        Bucket::OutputImage => &[TOKENS, OUTPUT, ("modality", "image")],
     }
-    if query.usage.output_total() > 0 && !has("output") {
-        missing.push("output_tokens");
-    }
-    let is_priced = |name: &str| priced.iter().any(|(unit, _)| matches!(&unit.count, Count::Unit(key) if key == name));
-    missing.extend(query.units.iter().filter(|&(name, &count)| count > 0 && !is_priced(name)).map(|(&name, _)| name));
-    missing
 }
 
-/// Gateways write dates as `-20251211` where makers write `-2025-12-11`.
-fn with_dashed_date(name: &str) -> Option<Cow<'_, str>> {
-    static DATE: LazyLock<Option<fancy_regex::Regex>> =
-        LazyLock::new(|| fancy_regex::Regex::new(r"-(\d{4})(\d{2})(\d{2})(?!\d)").ok());
-    let captures = DATE.as_ref()?.captures(name).ok()??;
-    let number = |index: usize| captures.get(index).and_then(|group| group.as_str().parse::<i16>().ok());
-    let (year, month, day) = (number(1)?, number(2)?, number(3)?);
-    jiff::civil::Date::new(year, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
-    let whole = captures.get(0)?;
-    let (before, after) = (name.get(..whole.start())?, name.get(whole.end()..)?);
-    Some(format!("{before}-{year:04}-{month:02}-{day:02}{after}").into())
+/// The catalogue's dimensions of a counted unit. For images and fetched pages it has none, so they have no price.
+const fn unit_dimensions(unit: Unit) -> &'static [(&'static str, &'static str)] {
+    match unit {
+        Unit::Requests => &[("family", "requests")],
+        Unit::WebSearches => &[TOOL_CALLS, ("tool_type", "web_search")],
+        Unit::WebFetches => &[TOOL_CALLS, ("tool_type", "web_fetch")],
+        Unit::SocialSearches => &[TOOL_CALLS, ("tool_type", "social_search")],
+        Unit::FileSearches => &[TOOL_CALLS, ("tool_type", "storage_search")],
+        Unit::CodeExecutions => &[TOOL_CALLS, ("tool_type", "code_execution")],
+        Unit::SearchUnits => &[("family", "rerank")],
+        Unit::Images => &[("family", "images")],
+        Unit::InputAudioSeconds => &[("family", "durations"), INPUT, AUDIO],
+        Unit::OutputAudioSeconds => &[("family", "durations"), OUTPUT, AUDIO],
+        Unit::InputCharacters => &[("family", "characters"), INPUT],
+        Unit::InputMessages => &[("family", "messages"), INPUT, ("modality", "text")],
+        Unit::DocumentPages => &[("family", "document_pages"), INPUT],
+        Unit::AnnotatedPages => &[("family", "document_pages"), INPUT, ("page_type", "annotated")],
+        Unit::InputPixels => &[("family", "pixels"), INPUT],
+    }
+}
+
+#[derive(Deserialize)]
+struct CatalogueJson {
+    source: SourceJson,
+    units: BTreeMap<Box<str>, UnitJson>,
+    providers: Vec<ProviderJson>,
+}
+
+#[derive(Deserialize)]
+struct SourceJson {
+    package: String,
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct UnitJson {
+    price_key: Box<str>,
+    per: u64,
+    dimensions: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl From<UnitJson> for UnitDef {
+    fn from(json: UnitJson) -> Self {
+        let side = match json.dimensions.get("direction").map(AsRef::as_ref) {
+            Some("input") => Side::Input,
+            Some("output") => Side::Output,
+            _ => Side::Fee,
+        };
+        Self { price_key: json.price_key, per: json.per.into(), dimensions: json.dimensions, side }
+    }
+}
+
+#[derive(Deserialize)]
+struct ProviderJson {
+    id: Box<str>,
+    api_pattern: String,
+    provider_match: Option<Matcher>,
+    model_match: Option<Matcher>,
+    fallback_model_providers: Option<Vec<Box<str>>>,
+    models: Vec<ModelJson>,
+}
+
+#[derive(Deserialize)]
+struct ModelJson {
+    id: Box<str>,
+    #[serde(rename = "match")]
+    matcher: Matcher,
+    prices: Vec<DatedPricesJson>,
+    #[serde(default)]
+    price_variants: Vec<VariantJson>,
+}
+
+#[derive(Deserialize)]
+struct DatedPricesJson {
+    constraint: Option<Constraint>,
+    prices: BTreeMap<String, PriceJson>,
+}
+
+#[derive(Deserialize)]
+struct VariantJson {
+    when: BTreeMap<Box<str>, Box<str>>,
+    #[serde(flatten)]
+    dated: DatedPricesJson,
+}
+
+impl ProviderJson {
+    fn read(self, ids: &[Box<str>], units: &[UnitDef]) -> Result<Provider, CatalogueError> {
+        let index_of = |fallback: Box<str>| {
+            ids.iter().position(|id| *id == fallback).ok_or_else(|| CatalogueError::UnknownFallback {
+                provider: self.id.to_string(),
+                fallback: fallback.into(),
+            })
+        };
+        let fallbacks = self.fallback_model_providers.unwrap_or_default();
+        let fallbacks = fallbacks.into_iter().map(index_of).collect::<Result<_, _>>()?;
+        let models = self.models.into_iter().map(|model| model.read(&self.id, units)).collect::<Result<_, _>>()?;
+        Ok(Provider {
+            id: self.id,
+            provider_match: self.provider_match,
+            model_match: self.model_match,
+            fallbacks,
+            models,
+        })
+    }
+}
+
+impl ModelJson {
+    fn read(self, provider: &str, units: &[UnitDef]) -> Result<Model, CatalogueError> {
+        let name = || format!("{provider}/{}", self.id);
+        if self.prices.is_empty() {
+            return Err(CatalogueError::NoPrices { model: name() });
+        }
+        let prices = self.prices.into_iter().map(|dated| dated.read(&name, units)).collect::<Result<_, _>>()?;
+        let variants = self.price_variants.into_iter().map(|variant| {
+            Ok(Variant { when: variant.when.into_iter().collect(), dated: variant.dated.read(&name, units)? })
+        });
+        let variants = variants.collect::<Result<_, CatalogueError>>()?;
+        Ok(Model { id: self.id, matcher: self.matcher, prices, variants })
+    }
+}
+
+impl DatedPricesJson {
+    fn read(self, model: &impl Fn() -> String, units: &[UnitDef]) -> Result<DatedPrices, CatalogueError> {
+        let prices = self.prices.into_iter().map(|(price_key, json)| {
+            let Some((index, unit)) = (0_u8..).zip(units).find(|(_, unit)| *unit.price_key == price_key) else {
+                return Err(CatalogueError::UnknownUnit { model: model(), price_key });
+            };
+            match Tiered::parse(&json, unit.per) {
+                Some(price) => Ok((UnitIndex(index), price)),
+                None => Err(CatalogueError::Price { model: model(), price_key }),
+            }
+        });
+        Ok(DatedPrices { constraint: self.constraint, prices: PriceSet(prices.collect::<Result<_, _>>()?) })
+    }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::price::row::SERVICE_KEYS;
+
+    #[test]
+    fn every_pattern_compiles() {
+        let catalogue = Catalogue::embedded();
+        for provider in &catalogue.providers {
+            let of_models = provider.models.iter().map(|model| &model.matcher);
+            for matcher in provider.provider_match.iter().chain(&provider.model_match).chain(of_models) {
+                assert_eq!(matcher.broken_pattern(), None, "in {}", provider.id);
+            }
+        }
+    }
+
+    #[test]
+    fn every_variant_asks_for_something_known() {
+        for model in Catalogue::embedded().providers.iter().flat_map(|provider| &provider.models) {
+            for variant in &model.variants {
+                assert!(!variant.when.is_empty(), "{}", model.id);
+                assert!(variant.when.iter().all(|(key, _)| SERVICE_KEYS.contains(&&**key)), "{}", model.id);
+            }
+        }
+    }
+
+    /// Only then has a bucket one price: were two of its units both special in their own way, it would have two.
+    #[test]
+    fn the_units_of_a_bucket_contain_one_another() {
+        let catalogue = Catalogue::embedded();
+        for (what, chain) in Bucket::ALL
+            .map(Bucket::name)
+            .iter()
+            .zip(&catalogue.bucket_units)
+            .chain(Unit::ALL.map(Unit::name).iter().zip(&catalogue.counted_units))
+        {
+            let dimensions = |index: &UnitIndex| &catalogue.units[usize::from(index.0)].dimensions;
+            for pair in chain.windows(2) {
+                let (special, general) = (dimensions(&pair[0]), dimensions(&pair[1]));
+                assert!(general.iter().all(|(key, value)| special.get(key) == Some(value)), "{what}");
+                assert!(general.len() < special.len(), "{what}");
+            }
+            assert_eq!(chain.is_empty(), matches!(*what, "images" | "web_fetches"), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let catalogue = |row: &str| {
+            Catalogue::parse(&format!(
+                r#"{{"source": {{"package": "p", "version": "1"}},
+                    "units": {{"input_tokens": {{"per": 1000000, "price_key": "input_mtok", "dimensions": {{}}}}}},
+                    "providers": [{{"id": "v", "api_pattern": "x", "models": [{{"id": "m", "match": {{"equals": "m"}}, {row}}}]}}]}}"#
+            ))
+        };
+        let error = |row| catalogue(row).unwrap_err().to_string();
+        assert!(catalogue(r#""prices": [{"constraint": null, "prices": {"input_mtok": "1"}}]"#).is_ok());
+        assert_eq!(
+            error(r#""prices": [{"constraint": null, "prices": {"wish_mtok": "1"}}]"#),
+            "v/m has a price for `wish_mtok`, which is no unit of the price catalogue"
+        );
+        assert_eq!(
+            error(r#""prices": [{"constraint": null, "prices": {"input_mtok": "1e-3"}}]"#),
+            "v/m's price for `input_mtok` is not an exact, non-negative amount in USD"
+        );
+        assert_eq!(error(r#""prices": []"#), "v/m has no list of prices in the price catalogue");
+        let other_constraint = error(r#""prices": [{"constraint": {"weekday": "Monday"}, "prices": {}}]"#);
+        assert!(other_constraint.starts_with("the price catalogue is not in the expected form"), "{other_constraint}");
+    }
+}

@@ -67,7 +67,7 @@ fn exchange_with_hole(
     json!({
         "provider": metered.provider, "model": metered.model(), "id": metered.response_id, "stream": metered.stream,
         "usage": metered.usage, "units": metered.units, "basis": metered.basis, "billing": format!("{:?}", metered.billing),
-        "context": metered.context.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(),
+        "tier": metered.service.tier,
     })
 }
 
@@ -99,13 +99,11 @@ fn openai_chat_details_are_parts_of_the_totals() {
     {
       "basis": "measured",
       "billing": "Charge",
-      "context": [
-        "service_tier=priority"
-      ],
       "id": "chatcmpl-1",
       "model": "gpt-4o-2024-08-06",
       "provider": "openai",
       "stream": false,
+      "tier": "priority",
       "units": {},
       "usage": {
         "cache_read": 30,
@@ -213,13 +211,11 @@ fn anthropic_streams_are_cumulative_and_keep_what_is_not_said_again() {
     {
       "basis": "measured",
       "billing": "Charge",
-      "context": [
-        "service_tier=standard"
-      ],
       "id": "msg_1",
       "model": "claude-sonnet-4-5-20250929",
       "provider": "anthropic",
       "stream": true,
+      "tier": "standard",
       "units": {
         "web_searches": 2
       },

@@ -1,0 +1,363 @@
+//! What a call costs at the prices that hold for it.
+
+use std::fmt;
+
+use jiff::tz::Offset;
+
+use super::{
+    Evidence, Money, Query,
+    catalogue::{Catalogue, Side},
+    resolve::Resolved,
+    row::{ActivePrices, Amount, Tiered, UnitIndex},
+};
+use crate::meter::{Bucket, Unit, Units, Usage};
+
+/// The row of the catalogue that a price comes from. With the catalogue of that version, the time of the call and its
+/// [`Service`](super::Service), the price can be found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PriceRow<'c> {
+    /// Who bills.
+    pub provider: &'c str,
+    pub model: &'c str,
+    /// Whose price list has the model: the provider itself, or the maker of a model that it resells.
+    pub list: &'c str,
+    /// Package and version of the catalogue.
+    pub catalogue: &'c str,
+    /// How the provider is known.
+    pub evidence: Evidence,
+}
+
+/// `azure/gpt-4o (genai-prices 0.2.3)`.
+impl fmt::Display for PriceRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} ({})", self.provider, self.model, self.catalogue)
+    }
+}
+
+/// Something of a call that can have a price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    Tokens(Bucket),
+    Count(Unit),
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tokens(bucket) => bucket.fmt(f),
+            Self::Count(unit) => unit.fmt(f),
+        }
+    }
+}
+
+/// What a call costs. Input, output and fees are each summed exactly and then rounded to a pico-USD, halves to even;
+/// the sums of these are exact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Price<'c> {
+    pub row: PriceRow<'c>,
+    /// What was read: tokens, and with some models seconds, characters or pages.
+    pub input: Money,
+    /// What was written.
+    pub output: Money,
+    /// Input and output.
+    pub tokens: Money,
+    /// Fees for the provider's own tools and for the call as such.
+    pub fees: Money,
+    /// Tokens and fees.
+    pub total: Money,
+    /// What was used and is in no sum, since the row has no price for it. For a model that is free, the catalogue has
+    /// a row without any price, and likewise where it only knows that a model exists: then all that was used is here.
+    pub unpriced_components: Vec<Component>,
+}
+
+/// The prices of one model at one moment: one rate per bucket of tokens and per other unit. To follow an answer while
+/// it streams, take these once and ask for the cost as often as needed; asking looks nothing up and allocates nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates<'c> {
+    row: PriceRow<'c>,
+    tokens: [Option<&'c Tiered>; Bucket::ALL.len()],
+    counts: [Option<(&'c Tiered, Side)>; Unit::ALL.len()],
+}
+
+/// Whisper at Groq is billed for at least this many seconds a request (as the catalogue's own package computes it).
+const GROQ_LEAST_AUDIO_SECONDS: u64 = 10;
+
+impl<'c> Rates<'c> {
+    pub(super) fn new(catalogue: &'c Catalogue, resolved: Resolved<'c>, query: &Query<'_>) -> Self {
+        let Resolved { provider, list, model, evidence } = resolved;
+        // A maker's variants are its own kinds of service; who resells its models has others.
+        let variants = if provider.id == list.id { &*model.variants } else { &[] };
+        let at = Offset::UTC.to_datetime(query.at);
+        let active = ActivePrices::new(&model.prices, variants, query.service, at);
+        // What has no price of its own is charged at the price of what it is a kind of.
+        let price = |chain: &[UnitIndex]| chain.iter().find_map(|&unit| Some((unit, active.get(unit)?)));
+        let side = |unit: UnitIndex| catalogue.units[usize::from(unit.0)].side;
+        Self {
+            row: PriceRow {
+                provider: &provider.id,
+                model: &model.id,
+                list: &list.id,
+                catalogue: catalogue.version(),
+                evidence,
+            },
+            tokens: catalogue.bucket_units.each_ref().map(|chain| Some(price(chain)?.1)),
+            counts: catalogue.counted_units.each_ref().map(|chain| {
+                let (unit, price) = price(chain)?;
+                Some((price, side(unit)))
+            }),
+        }
+    }
+
+    pub fn row(&self) -> PriceRow<'c> {
+        self.row
+    }
+
+    /// Whether tokens of this bucket have a price.
+    pub fn has_price(&self, bucket: Bucket) -> bool {
+        self.tokens[bucket as usize].is_some()
+    }
+
+    /// What the tokens cost, without fees: the running cost of an answer that streams. Tokens without a price are left
+    /// out; see [`Price::unpriced_components`] and [`Rates::has_price`].
+    pub fn cost(&self, usage: &Usage) -> Money {
+        let [input, output] = self.token_amounts(usage);
+        input.to_money() + output.to_money()
+    }
+
+    /// What a whole call costs.
+    pub fn price(&self, usage: &Usage, units: &Units) -> Price<'c> {
+        let input_tokens = usage.input_total();
+        let [mut input, mut output] = self.token_amounts(usage);
+        let mut fees = Amount::default();
+        let mut unpriced_components = Vec::new();
+        let unpriced_buckets = usage.iter().map(|(bucket, _)| bucket).filter(|&bucket| !self.has_price(bucket));
+        unpriced_components.extend(unpriced_buckets.map(Component::Tokens));
+        for unit in Unit::ALL {
+            let count = self.billed(unit, units.get(unit));
+            match self.counts[unit as usize] {
+                Some((price, side)) => {
+                    let amount = match side {
+                        Side::Input => &mut input,
+                        Side::Output => &mut output,
+                        Side::Fee => &mut fees,
+                    };
+                    amount.add(price.at(input_tokens), count);
+                }
+                None if count > 0 && !self.is_free(unit) => unpriced_components.push(Component::Count(unit)),
+                None => {}
+            }
+        }
+        let (input, output, fees) = (input.to_money(), output.to_money(), fees.to_money());
+        let tokens = input + output;
+        Price { row: self.row, input, output, tokens, fees, total: tokens + fees, unpriced_components }
+    }
+
+    /// Exact costs of input and output tokens.
+    fn token_amounts(&self, usage: &Usage) -> [Amount; 2] {
+        let input_tokens = usage.input_total();
+        let [mut input, mut output] = [Amount::default(); 2];
+        for (bucket, count) in usage.iter() {
+            if let Some(price) = self.tokens[bucket as usize] {
+                let amount = if bucket.is_input() { &mut input } else { &mut output };
+                amount.add(price.at(input_tokens), count);
+            }
+        }
+        [input, output]
+    }
+
+    /// The count that is billed for the count that was used.
+    fn billed(&self, unit: Unit, used: u64) -> u64 {
+        match unit {
+            // A call is a request, whether or not someone counts it.
+            Unit::Requests if self.counts[unit as usize].is_some() => used.max(1),
+            Unit::InputAudioSeconds
+                if used > 0
+                    && self.row.provider == "groq"
+                    && matches!(self.row.model, "whisper-large-v3" | "whisper-large-v3-turbo") =>
+            {
+                used.max(GROQ_LEAST_AUDIO_SECONDS)
+            }
+            _ => used,
+        }
+    }
+
+    /// Whether a unit without a price is known to cost nothing beyond its tokens.
+    fn is_free(&self, unit: Unit) -> bool {
+        match unit {
+            // Only some vendors bill calls as such; to the others this count is information.
+            Unit::Requests => true,
+            // https://platform.claude.com/docs/en/agents-and-tools/tool-use/web-fetch-tool: "no additional charges
+            // beyond standard token costs".
+            Unit::WebFetches => self.row.list == "anthropic",
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::price::{Quote, Service};
+
+    const NOON: &str = "2026-11-20T12:00:00Z";
+
+    fn rates(provider: &str, model: &str, service: Service<'static>) -> Rates<'static> {
+        rates_at(provider, model, service, NOON)
+    }
+
+    fn rates_at(provider: &str, model: &str, service: Service<'static>, at: &str) -> Rates<'static> {
+        let query = Query { provider: Some(provider), service, ..Query::new(model, at.parse().unwrap()) };
+        Catalogue::embedded().rates(&query).unwrap()
+    }
+
+    fn usage(counts: &[(Bucket, u64)]) -> Usage {
+        counts.iter().copied().collect()
+    }
+
+    fn units(counts: &[(Unit, u64)]) -> Units {
+        counts.iter().copied().collect()
+    }
+
+    /// Price per million tokens.
+    fn per_mtok(rates: &Rates<'_>, bucket: Bucket) -> String {
+        rates.cost(&usage(&[(bucket, 1_000_000)])).to_string()
+    }
+
+    #[test]
+    fn cache_writes_cost_by_their_time_to_live() {
+        let claude = rates("anthropic", "claude-fable-5", Service::default());
+        let buckets = [
+            Bucket::InputUncached,
+            Bucket::CacheRead,
+            Bucket::CacheWrite,
+            Bucket::CacheWrite5m,
+            Bucket::CacheWrite1h,
+            Bucket::OutputText,
+            Bucket::Reasoning,
+        ];
+        assert_eq!(buckets.map(|bucket| per_mtok(&claude, bucket)), ["10", "1", "12.5", "12.5", "20", "50", "50"]);
+    }
+
+    #[test]
+    fn a_kind_of_service_has_its_own_prices() {
+        let tier = |tier| Service { tier: Some(tier), ..Service::default() };
+        let price = |service| per_mtok(&rates("anthropic", "claude-fable-5-2", service), Bucket::InputUncached);
+        assert_eq!(price(Service::default()), "8");
+        assert_eq!(price(tier("standard")), "8");
+        assert_eq!(price(tier("batch")), "4");
+        assert_eq!(price(Service { speed: Some("fast"), ..Service::default() }), "16");
+        // Bedrock's prices for the same maker's models are in its own list.
+        let gpt = |service| per_mtok(&rates("openai", "gpt-5", service), Bucket::InputUncached);
+        assert_eq!([tier("default"), tier("flex"), tier("priority")].map(gpt), ["1.25", "0.625", "2.5"]);
+        // Azure resells at standard prices.
+        let azure = rates("azure", "gpt-5", tier("priority"));
+        assert_eq!(per_mtok(&azure, Bucket::InputUncached), "1.25");
+        assert_eq!(azure.row().to_string(), "azure/gpt-5 (genai-prices 0.2.3)");
+    }
+
+    #[test]
+    fn prices_follow_the_clock() {
+        let price =
+            |at| per_mtok(&rates_at("deepseek", "deepseek-reasoner", Service::default(), at), Bucket::OutputText);
+        let prices = ["2025-01-01T00:29:59Z", "2025-01-01T00:30:00Z", "2025-01-01T16:29:59Z", "2025-01-01T16:30:00Z"];
+        let [before, from, until, after] = prices.map(price);
+        assert_eq!((before == after, from == until), (true, true));
+        assert_ne!(before, from);
+    }
+
+    #[test]
+    fn large_inputs_switch_the_whole_call() {
+        let gemini = rates("google", "gemini-2.5-pro", Service::default());
+        let call = |input: u64| {
+            let usage = usage(&[(Bucket::InputUncached, input - 50_000), (Bucket::CacheRead, 50_000)]);
+            let with_output = usage.iter().chain([(Bucket::OutputText, 1_000_000)]).collect();
+            let price = gemini.price(&with_output, &Units::ZERO);
+            (price.input.to_string(), price.output.to_string())
+        };
+        assert_eq!(call(200_000), ("0.19375".into(), "10".into()));
+        assert_eq!(call(200_001), ("0.3875025".into(), "15".into()));
+    }
+
+    #[test]
+    fn tools_are_fees() {
+        let claude = rates("anthropic", "claude-fable-5", Service::default());
+        let price = claude.price(
+            &usage(&[(Bucket::InputUncached, 100), (Bucket::OutputText, 10)]),
+            &units(&[(Unit::WebSearches, 3), (Unit::WebFetches, 5)]),
+        );
+        assert_eq!([price.input, price.output, price.tokens].map(|it| it.to_string()), ["0.001", "0.0005", "0.0015"]);
+        assert_eq!([price.fees, price.total].map(|it| it.to_string()), ["0.03", "0.0315"]);
+        assert_eq!(price.unpriced_components, []);
+    }
+
+    #[test]
+    fn what_has_no_price_is_named() {
+        let embedding = rates("openai", "text-embedding-3-small", Service::default());
+        let price = embedding.price(
+            &usage(&[(Bucket::InputUncached, 50), (Bucket::OutputText, 7), (Bucket::OutputAudio, 0)]),
+            &units(&[(Unit::Images, 1), (Unit::WebFetches, 1), (Unit::Requests, 1)]),
+        );
+        assert_eq!(price.total.to_string(), "0.000001");
+        let names = price.unpriced_components.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names, ["output_text", "web_fetches", "images"]);
+        assert!(!embedding.has_price(Bucket::OutputText));
+
+        let free =
+            rates("google", "gemma-3", Service::default()).price(&usage(&[(Bucket::InputUncached, 1)]), &Units::ZERO);
+        assert_eq!((free.total, free.unpriced_components.len()), (Money::ZERO, 1));
+    }
+
+    #[test]
+    fn calls_and_seconds_are_billed_too() {
+        let sonar = rates("perplexity", "sonar", Service::default());
+        let alone = sonar.price(&Usage::ZERO, &Units::ZERO);
+        let twice = sonar.price(&Usage::ZERO, &units(&[(Unit::Requests, 2)]));
+        assert!(alone.fees > Money::ZERO);
+        assert_eq!(twice.fees, alone.fees * 2);
+
+        let whisper = rates("groq", "whisper-large-v3", Service::default());
+        let hear =
+            |seconds| whisper.price(&Usage::ZERO, &units(&[(Unit::InputAudioSeconds, seconds)])).total.to_string();
+        assert_eq!(hear(3600), "0.111");
+        assert_eq!(hear(1), hear(10));
+        assert_eq!(hear(0), "0");
+        // 0.111 / 3600 × 11, rounded once.
+        assert_eq!(hear(11), "0.000339166667");
+    }
+
+    #[test]
+    fn unknown_models_have_no_price() {
+        let query = Query { provider: Some("openai"), ..Query::new("gpt-none", NOON.parse().unwrap()) };
+        let quote = Catalogue::embedded().quote(&query, &usage(&[(Bucket::InputUncached, 1)]), &Units::ZERO);
+        let Quote::Unpriced(why) = quote else { panic!("{quote:?}") };
+        assert_eq!(why.to_string(), "openai's price list in the catalogue has no such model");
+    }
+
+    fn any_usage() -> impl Strategy<Value = Usage> {
+        let counts = [any::<u64>(); Bucket::ALL.len()].map(|count| count.prop_map(|count| count >> (count % 64)));
+        counts.prop_map(|counts| Bucket::ALL.into_iter().zip(counts).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn parts_add_up_for_any_usage(usage in any_usage(), searches: u64) {
+            let price = rates("google", "gemini-2.5-pro", Service::default())
+                .price(&usage, &units(&[(Unit::WebSearches, searches)]));
+            prop_assert_eq!(price.tokens, price.input + price.output);
+            prop_assert_eq!(price.total, price.tokens + price.fees);
+            prop_assert!(!price.total.is_negative());
+        }
+
+        #[test]
+        fn a_running_cost_ends_at_the_price_and_never_falls(usage in any_usage(), more in 0_u64..1 << 30) {
+            let rates = rates("google", "gemini-2.5-pro", Service::default());
+            let cost = rates.cost(&usage);
+            prop_assert_eq!(cost, rates.price(&usage, &Units::ZERO).tokens);
+            let mut later = usage;
+            later.add(Bucket::OutputText, more);
+            prop_assert!(rates.cost(&later) >= cost);
+        }
+    }
+}
