@@ -216,7 +216,7 @@ impl Exchanges {
                 cost: None,
                 tokens_cost: None,
                 row: None,
-                note: Some("an API that is not read yet".into()),
+                note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
             Billing::Charge | Billing::Once => self.price(metered, &open.url),
         }
@@ -245,13 +245,19 @@ impl Exchanges {
             priced => priced,
         };
         match (metered.basis, metered.provider_cost, quote) {
+            // What the provider charged, beside what the tokens cost by the catalogue: the two can be held against each other.
             (Basis::Provider, Some(cost), quote) => {
-                let row = if let Quote::Priced(price) = quote { Some(row(&price)) } else { None };
-                Charge { metered, cost: Some(cost), tokens_cost: Some(cost), row, note: None }
+                let price = if let Quote::Priced(price) = quote { Some(price) } else { None };
+                let tokens_cost = price.as_ref().map(Price::tokens);
+                Charge { metered, cost: Some(cost), tokens_cost, row: price.as_ref().map(row), note: None }
             }
             (_, _, Quote::Priced(price)) => {
                 let missing = &price.unpriced_components;
                 let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
+                if !missing.is_empty() && price.total() == Money::ZERO {
+                    // Nothing of what was used has a price: that is not the same as being free.
+                    return Charge { metered, cost: None, tokens_cost: None, row: Some(row(&price)), note };
+                }
                 Charge {
                     metered,
                     cost: Some(price.total()),
