@@ -143,6 +143,7 @@ pub struct Record<const N: usize> {
 /// Losses and failures, counted per CPU.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(feature = "user", derive(serde::Serialize))]
 pub struct Counters {
     /// Records that found no room in the ring.
     pub dropped_records: u64,

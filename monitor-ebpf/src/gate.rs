@@ -14,6 +14,9 @@ const SIGSTOP: u32 = 19;
 /// Adds to a counter that user space and other CPUs change at the same time, and returns what it was before.
 ///
 /// `SeqCst` only: with weaker orders LLVM turns the fetch into a plain add and hands back the operand.
+///
+/// # Safety
+/// `counter` points to a live, aligned map value.
 #[inline(always)]
 unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's pointer is to a live, aligned map value.

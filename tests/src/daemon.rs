@@ -161,7 +161,11 @@ impl Daemon {
         bounded(&mut self.command(arguments))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A `tollgate` command that talks to this daemon.
+    ///
+    /// # Panics
+    /// Without a subcommand.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let (subcommand, rest) = arguments.split_first().expect("a subcommand");
         let mut command = Command::new(self.binary);
         command.arg(subcommand).arg("--socket").arg(self.socket()).args(rest).stdin(Stdio::null());

@@ -35,7 +35,9 @@ fn assert_agree(truths: &[Truth], seen: &[Seen]) {
         assert_eq!(answer.error, None, "{answer:?}");
         let id = answer.id.as_deref().unwrap_or_else(|| panic!("{answer:?} has no id"));
         let (truth, call) = calls.get(id).unwrap_or_else(|| panic!("{answer:?} is not in {calls:#?}"));
-        assert_eq!(truth.state, State::Complete);
+        // A client may leave when it has read everything that counts, before the last bytes of the coding are sent.
+        let has_read_all = answer.stream && truth.state == State::Abandoned;
+        assert!(truth.state == State::Complete || has_read_all, "{truth:?}");
         assert_eq!(answer.usage, Some(call.billed));
         assert_eq!(answer.model.as_ref(), Some(&call.model));
         assert_eq!(answer.stream, call.stream);

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{cargo, command, root, setup, target_dir};
@@ -34,6 +34,7 @@ const SAMPLE_BUDGET: &str = "0.05";
 const READY: Duration = Duration::from_secs(60);
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(setup::is_root(), "the daemon loads eBPF programs and makes cgroups: run `cargo xtask run` as root");
     setup::run()?;
     println!("building …");
     command::run(cargo().args(["build", "--quiet", "--package", "monitor", "--package", "tollgate-tests"]))?;

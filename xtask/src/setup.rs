@@ -40,8 +40,8 @@ pub fn run() -> Result<()> {
     install_components()
 }
 
-/// Root may mount what the tests need; nobody else may install packages.
-fn is_root() -> bool {
+/// Nobody else may install packages or load programs.
+pub fn is_root() -> bool {
     command::output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{cargo, command, setup};
 
@@ -14,6 +14,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    ensure!(setup::is_root(), "the live tests load eBPF programs and make cgroups: run `cargo xtask test` as root");
     setup::run()?;
     step("formatting", cargo().args(["fmt", "--check"]))?;
     step("lints", cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))?;

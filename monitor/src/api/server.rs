@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use axum::{
@@ -20,7 +21,6 @@ use super::{Problem, StartTask};
 use crate::{
     engine::{Command, CommandError, Handle, Joined, Started, Status},
     ledger::{Ledger, LedgerError, Reader},
-    price::Money,
     report::Report,
     task::TaskId,
 };
@@ -101,6 +101,7 @@ impl Server {
             .route("/v1/status", get(status))
             .route("/v1/tasks", post(start))
             .route("/v1/tasks/{task}/join", post(join))
+            .route("/v1/tasks/{task}/wait", get(wait))
             .route("/v1/tasks/{task}/report", get(report))
             .with_state(app);
         let service = router.into_make_service_with_connect_info::<Peer>();
@@ -151,6 +152,9 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// How often a task that somebody waits for is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 type Answer<T> = Result<Json<T>, ApiError>;
 
 fn allowed(peer: Peer) -> Result<u32, ApiError> {
@@ -172,16 +176,29 @@ async fn start(
 ) -> Answer<Started> {
     let peer = allowed(peer)?;
     app.ledger.flushed().await;
-    let task = body.task.clone();
-    let spent = read(&app, move |ledger| ledger.spent(task.as_str())).await?;
-    start_with(&app, peer, body, spent).await
+    let StartTask { task, cap_usd: cap } = body;
+    let known = task.clone();
+    let costs = read(&app, move |ledger| ledger.costs(known.as_str())).await?;
+    let started =
+        app.engine.ask(|reply| Command::Start { peer, task, cap, costs, reply }).await.ok_or(ApiError::Gone)?;
+    started.map(Json).map_err(ApiError::Command)
 }
 
-async fn start_with(app: &App, peer: u32, body: StartTask, spent: Money) -> Answer<Started> {
-    let StartTask { task, cap_usd: cap } = body;
-    let started =
-        app.engine.ask(|reply| Command::Start { peer, task, cap, spent, reply }).await.ok_or(ApiError::Gone)?;
-    started.map(Json).map_err(ApiError::Command)
+/// Answers when the task is over. Meanwhile the connection tells whoever waits that the daemon lives.
+async fn wait(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(task): UrlPath<TaskId>,
+) -> Answer<TaskId> {
+    allowed(peer)?;
+    loop {
+        let asked = task.clone();
+        let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
+        if live.is_none_or(|live| matches!(live.state, "stopped" | "ended")) {
+            return Ok(Json(task));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn join(

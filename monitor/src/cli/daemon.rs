@@ -100,17 +100,19 @@ fn serve(config: &Config) -> Result<ExitCode> {
 
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let ending = handle.clone();
         let until = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            // First, so that whoever waits for a task hears that this daemon will not see its end.
+            ending.shutdown();
         };
         tracing::info!("ready: {attached} TLS libraries probed, listening on {}", config.socket().display());
         // Outside systemd there is nobody to tell.
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
-        server.serve(handle.clone(), ledger.clone(), ledger_path, until).await?;
-        handle.shutdown();
+        server.serve(handle, ledger.clone(), ledger_path, until).await?;
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
         ledger.flushed().await;
         Ok(ExitCode::SUCCESS)

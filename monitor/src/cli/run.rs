@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use signal_hook::{
 use super::{Socket, exit, wait_for};
 use crate::{
     api::{StartTask, client::Client},
+    enforce::{Cgroup, Held, held_state, resume},
     engine::Started,
     price::Money,
     report::Report,
@@ -58,7 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let client = args.socket.client();
     let task = args.task.clone().map_or_else(new_task, Ok)?;
     let start = StartTask { task: task.clone(), cap_usd: args.budget };
-    let _: Started = wait_for(client.post("/v1/tasks", &start))??;
+    let started: Started = wait_for(client.post("/v1/tasks", &start))??;
 
     // Before the child, so that no signal of the terminal is missed. Stopping is left alone: a terminal stops both.
     let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
@@ -74,6 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .spawn()
         .context("cannot start a process")?;
     forward(signals, &child)?;
+    watch(client.clone(), task.clone(), started.cgroup)?;
     let status = wait(&mut child)?;
     let report = after(&client, &task);
     leave(&task, status, report.as_ref())
@@ -99,6 +102,24 @@ fn forward(mut signals: Signals, child: &Child) -> Result<()> {
         }
     };
     thread::Builder::new().name("signals".into()).spawn(handle)?;
+    Ok(())
+}
+
+/// Sees whether the daemon lives as long as the task. If not, a request that it held would wait for ever.
+fn watch(client: Client, task: TaskId, cgroup: PathBuf) -> Result<()> {
+    let watch = move || {
+        let over = wait_for(client.get::<TaskId>(&format!("/v1/tasks/{task}/wait")));
+        if matches!(over, Ok(Ok(_))) {
+            return;
+        }
+        eprintln!("tollgate: the daemon is gone; task {task} goes on and is not metered until it is back");
+        for pid in
+            Cgroup::open(cgroup).iter().flat_map(Cgroup::processes).filter(|&pid| held_state(pid) == Held::Stopped)
+        {
+            resume(pid);
+        }
+    };
+    thread::Builder::new().name("watch".into()).spawn(watch)?;
     Ok(())
 }
 

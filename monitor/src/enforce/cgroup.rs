@@ -26,6 +26,8 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError 
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
     tasks: PathBuf,
+    /// The same, as seen from the root of the hierarchy.
+    subtree: PathBuf,
 }
 
 impl Hierarchy {
@@ -46,7 +48,16 @@ impl Hierarchy {
             .ok_or(CgroupError::NotMounted)?;
         let tasks = root.join(subtree.trim_matches('/'));
         fs::create_dir_all(&tasks).map_err(at("create the cgroup", &tasks))?;
-        Ok(Self { tasks })
+        Ok(Self { tasks, subtree: Path::new("/").join(subtree.trim_matches('/')) })
+    }
+
+    /// The task whose cgroup, or a cgroup below it, a process is in.
+    pub fn task_of(&self, pid: Pid) -> Option<TaskId> {
+        let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        // The line of cgroup v2 (cgroups(7)).
+        let path = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let below = Path::new(path).strip_prefix(&self.subtree).ok()?;
+        below.iter().next()?.to_str()?.parse().ok()
     }
 
     /// The cgroup of a task, made if it is not there yet.

@@ -67,10 +67,18 @@ impl Gates {
         unsafe { AtomicU64::from_ptr(cell) }
     }
 
+    fn held_cell(&self, slot: Slot) -> &AtomicU64 {
+        // SAFETY: as in `credits_cell`.
+        let cell = unsafe { &raw mut (*self.gate(slot).as_ptr()).held };
+        // SAFETY: as in `credits_cell`.
+        unsafe { AtomicU64::from_ptr(cell) }
+    }
+
     /// Makes a gate ready for a new task: open, and without credits.
     pub fn reset(&self, slot: Slot) {
         self.credits_cell(slot).store(0, Ordering::SeqCst);
         self.taken_cell(slot).store(0, Ordering::SeqCst);
+        self.held_cell(slot).store(0, Ordering::SeqCst);
         self.state_cell(slot).store(GATE_OPEN, Ordering::SeqCst);
     }
 
@@ -82,6 +90,11 @@ impl Gates {
     /// Credits taken since [`Gates::reset`], whether or not their records have been read.
     pub fn taken(&self, slot: Slot) -> u64 {
         self.taken_cell(slot).load(Ordering::SeqCst)
+    }
+
+    /// Requests that were stopped for want of a credit since [`Gates::reset`].
+    pub fn held(&self, slot: Slot) -> u64 {
+        self.held_cell(slot).load(Ordering::SeqCst)
     }
 
     pub fn lend(&self, slot: Slot, credits: u64) {

@@ -1,8 +1,10 @@
 //! From captured bytes to charges.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 
-use super::state::{Call, Connection, Engine, TaskState};
+use super::state::{Call, Connection, Engine, Leaving, TaskState};
 use crate::{
     alert::Kind,
     budget::{Decision, HoldId},
@@ -30,7 +32,7 @@ impl Engine {
             Event::Closed { connection } => self.close(connection, at),
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
-            Event::Exited { slot, pid } => self.leaving.push((pid, slot)),
+            Event::Exited { slot, pid } => self.leaving.push(Leaving { pid, slot, since: Instant::now() }),
         }
     }
 
@@ -40,7 +42,12 @@ impl Engine {
         }
         self.touched.insert(slot);
         match admission {
-            Admission::Held => return self.on_held(id, slot, head),
+            Admission::Held => {
+                if let Some(task) = self.tasks.get_mut(&slot) {
+                    task.held_seen += 1;
+                }
+                return self.on_held(id, slot, head);
+            }
             Admission::Credited => {
                 if let Some(task) = self.tasks.get_mut(&slot) {
                     task.taken_seen += 1;

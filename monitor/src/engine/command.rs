@@ -1,5 +1,8 @@
 //! What others ask of the engine.
 
+use std::path::PathBuf;
+
+use monitor_common::Counters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,12 +16,12 @@ use crate::{
 #[derive(Debug)]
 pub enum Command {
     /// Opens a task, or takes up one that was known before, with this cap.
-    /// `spent` is what the ledger knows of it.
+    /// `costs` are what the ledger knows of its calls.
     Start {
         peer: Pid,
         task: TaskId,
         cap: Option<Money>,
-        spent: Money,
+        costs: Vec<Money>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
@@ -61,6 +64,7 @@ pub struct Started {
     pub task: TaskId,
     pub spent_usd: Money,
     pub cap_usd: Option<Money>,
+    pub cgroup: PathBuf,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,20 +90,14 @@ pub struct DaemonStatus {
     pub catalogue: String,
 }
 
-/// Losses and failures; all of them are 0 when all is well.
+/// What passed, and what was lost on the way.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CounterStatus {
-    pub dropped_records: u64,
-    pub dropped_bytes: u64,
-    pub uncopied_bytes: u64,
-    pub unreadable_buffers: u64,
-    pub map_full: u64,
-    pub signal_failures: u64,
-    /// Records and plaintext bytes that were handed over: the measure for the above.
-    pub records: u64,
-    pub bytes: u64,
-    /// Processes in the kernel's map, and connections that are followed.
+    #[serde(flatten)]
+    pub kernel: Counters,
+    /// Processes in the kernel's map.
     pub processes: u64,
+    /// Connections that are followed.
     pub connections: u64,
 }
 

@@ -4,6 +4,8 @@
 //! let go only when each of them may go. To know them all, it must first be seen stopped with all its threads, and then every record
 //! that it wrote must have been read: only then can no further thread be on its way to the gate.
 
+use std::time::{Duration, Instant};
+
 use super::state::Engine;
 use crate::{
     budget::{Answer, HoldId},
@@ -14,12 +16,16 @@ use crate::{
     wire::{Direction, StreamOffset},
 };
 
+/// How long a process that is being stopped is looked at again and again.
+const STOPS_SOON: Duration = Duration::from_millis(20);
+
 /// A process that waits at the gate.
 pub struct HeldProcess {
     pub slot: Slot,
     pub requests: Vec<HeldRequest>,
     /// It was seen with all threads stopped; records from before that may still be in the ring.
     is_stopped: bool,
+    since: Instant,
 }
 
 pub struct HeldRequest {
@@ -37,6 +43,7 @@ impl Engine {
             slot,
             requests: Vec::new(),
             is_stopped: false,
+            since: Instant::now(),
         });
         process.requests.push(HeldRequest { connection, least, allowed: None });
     }
@@ -68,7 +75,8 @@ impl Engine {
             }
             match held_state(pid) {
                 Held::Gone => self.forget_held(pid),
-                Held::Stopping => is_urgent = true,
+                // A thread that sleeps in the kernel stops when it wakes, which may be never: then the sweep looks again.
+                Held::Stopping => is_urgent |= process.since.elapsed() < STOPS_SOON,
                 Held::Stopped => {
                     process.is_stopped = true;
                     is_urgent = true;

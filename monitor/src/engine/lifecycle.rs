@@ -17,16 +17,17 @@ use super::{
 use crate::{
     alert::Kind,
     budget::{Account, Budget, Reason},
-    enforce::{Cgroup, kill_task, resume},
+    enforce::{Cgroup, Held, held_state, kill_task, resume},
     ledger::{Entry, LedgerError, Reader},
     price::Money,
     probe::{ConnectionId, Pid, Slot},
     task::{ProcessTree, TaskId},
 };
 
+/// How often to compare what is known of processes with the processes.
+const RECONCILE: Duration = Duration::from_secs(2);
 /// When to look at what a process has mapped after it executed a program: its libraries come a little later.
-const LOOKS: [Duration; 4] =
-    [Duration::from_millis(5), Duration::from_millis(30), Duration::from_millis(200), Duration::from_secs(2)];
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(2)];
 
 impl Engine {
     /// Opens a task, or takes it up again.
@@ -35,9 +36,10 @@ impl Engine {
         peer: Pid,
         id: &TaskId,
         cap: Option<Money>,
-        spent: Money,
+        costs: Vec<Money>,
     ) -> Result<Started, CommandError> {
         self.refuse_insiders(peer)?;
+        let spent = costs.iter().copied().sum();
         if let Some(cap) = cap.filter(|&cap| spent >= cap) {
             return Err(CommandError::Exhausted { task: id.clone(), spent, cap });
         }
@@ -49,6 +51,7 @@ impl Engine {
             None => {}
         }
         let cgroup = self.hierarchy.create(id).map_err(|error| CommandError::Failed(error.to_string()))?;
+        let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),
             cgroup: cgroup.path().display().to_string(),
@@ -62,14 +65,17 @@ impl Engine {
                 self.touched.insert(slot);
             }
         } else {
-            self.open_task(id, cgroup, cap, spent, Vec::new())?;
+            self.open_task(id, cgroup, cap, spent, costs)?;
         }
-        Ok(Started { task: id.clone(), spent_usd: spent, cap_usd: cap })
+        Ok(Started { task: id.clone(), spent_usd: spent, cap_usd: cap, cgroup: path })
     }
 
     fn refuse_insiders(&self, peer: Pid) -> Result<(), CommandError> {
-        let inside = self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot));
-        inside.map_or(Ok(()), |task| Err(CommandError::Inside(task.id.clone())))
+        let by_membership =
+            self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
+        // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
+        let inside = by_membership.or_else(|| self.hierarchy.task_of(peer));
+        inside.map_or(Ok(()), |task| Err(CommandError::Inside(task)))
     }
 
     fn open_task(
@@ -96,6 +102,7 @@ impl Engine {
             tree: ProcessTree::default(),
             state: TaskState::Running,
             taken_seen: 0,
+            held_seen: 0,
             was_entered: false,
             calls: 0,
             exchanges: 0,
@@ -146,20 +153,28 @@ impl Engine {
     pub fn recover(&mut self, ledger: &Reader) -> Result<(), LedgerError> {
         self.next_id = ledger.last_call()?;
         let now = Timestamp::now();
-        let mut abandoned = std::collections::BTreeMap::<String, Money>::new();
-        for call in ledger.open_calls()? {
-            self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
-            *abandoned.entry(call.task).or_default() += call.hold;
+        // Everything is read before anything is written: the writer does not wait.
+        let mut lost = std::collections::BTreeMap::<String, Money>::new();
+        let open_calls = ledger.open_calls()?;
+        for call in &open_calls {
+            *lost.entry(call.task.clone()).or_default() += call.hold;
         }
+        let mut running = Vec::new();
         for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
+            let costs = ledger.costs(&row.task)?;
+            let spent = costs.iter().copied().sum::<Money>() + lost.get(&row.task).copied().unwrap_or_default();
+            running.push((row, costs, spent));
+        }
+        for call in open_calls {
+            self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
+        }
+        for (row, costs, spent) in running {
             let Ok(id) = row.task.parse::<TaskId>() else { continue };
             let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
             let Some(cgroup) = alive else {
                 self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
                 continue;
             };
-            let spent = ledger.spent(&row.task)? + abandoned.get(&row.task).copied().unwrap_or_default();
-            let costs = ledger.costs(&row.task)?;
             match self.open_task(&id, cgroup, row.cap, spent, costs) {
                 Ok(slot) => self.take_up(slot, row.cap, spent),
                 Err(error) => tracing::error!("cannot take up task {id}: {error}"),
@@ -189,7 +204,7 @@ impl Engine {
             return self.stop(slot, &Reason::CapReached { spent, cap });
         }
         // A request that was held when the daemon went away waits for somebody to let it go.
-        for pid in processes {
+        for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
             resume(pid);
         }
     }
@@ -233,41 +248,71 @@ impl Engine {
         }
     }
 
-    /// What is not urgent: ends of processes and tasks, and what processes have mapped.
+    /// What is not urgent: ends of processes and tasks, what processes have mapped, and what records that were lost would have said.
     pub fn sweep(&mut self) {
-        self.sweep_processes();
+        self.sweep_leaving();
         let now = Instant::now();
-        while let Some(&(due, pid)) = self.mapping.front()
-            && due <= now
-        {
-            self.mapping.pop_front();
+        let due: Vec<Pid> = self.mapping.iter().filter(|(due, _)| *due <= now).map(|(_, pid)| *pid).collect();
+        self.mapping.retain(|(due, _)| *due > now);
+        for pid in due {
             for error in self.probes.attach_process(pid) {
                 self.alert(Kind::Unread, self.memberships.slot_of(pid), error.to_string());
             }
         }
-        let slots: Vec<Slot> = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| task.state == TaskState::Running && task.was_entered)
-            .map(|(slot, _)| *slot)
-            .collect();
+        let running =
+            |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
+        let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();
         for slot in slots {
             self.end_if_empty(slot);
+            self.find_forgotten(slot);
+        }
+        if now.duration_since(self.reconciled) >= RECONCILE {
+            self.reconciled = now;
+            self.reconcile();
         }
         self.report_losses();
     }
 
-    /// Ends of processes, and of the tasks that they were the last of.
-    pub fn sweep_processes(&mut self) {
-        for (pid, slot) in std::mem::take(&mut self.leaving) {
-            if !is_gone(pid) {
-                self.leaving.push((pid, slot));
-                continue;
+    /// Ends of processes whose first thread ended a moment ago, and of the tasks that they were the last of.
+    pub fn sweep_leaving(&mut self) {
+        for leaving in std::mem::take(&mut self.leaving) {
+            if is_gone(leaving.pid) {
+                self.on_gone(leaving.pid, leaving.slot);
+                if self.is_running(leaving.slot) {
+                    self.end_if_empty(leaving.slot);
+                }
+            } else if leaving.since.elapsed() < RECONCILE {
+                self.leaving.push(leaving);
             }
-            self.on_gone(pid, slot);
-            if self.is_running(slot) {
-                self.end_if_empty(slot);
+        }
+    }
+
+    /// Forgets members that are gone and whose end was not seen: the record was lost, or other threads outlived the first one.
+    fn reconcile(&mut self) {
+        for (pid, slot) in self.memberships.all() {
+            if is_gone(pid) {
+                self.on_gone(pid, slot);
             }
+        }
+    }
+
+    /// Finds processes that the gate stopped and whose records were lost: nobody else would ever let them go.
+    fn find_forgotten(&mut self, slot: Slot) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        let held = self.gates.held(slot);
+        if held <= task.held_seen {
+            return;
+        }
+        task.held_seen = held;
+        let is_forgotten = |pid: &Pid| !self.held.contains_key(pid) && held_state(*pid) == Held::Stopped;
+        let forgotten: Vec<Pid> = task.tree.living().filter(is_forgotten).collect();
+        for pid in forgotten {
+            self.alert(
+                Kind::Lost,
+                Some(slot),
+                format!("process {pid} was stopped at the gate and the record of it was lost"),
+            );
+            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, &[]);
         }
     }
 

@@ -41,6 +41,8 @@ const BATCH: usize = 4096;
 const SWEEP: Duration = Duration::from_millis(50);
 /// How soon to look whether a process whose first thread ended is gone.
 const LEAVING: Duration = Duration::from_millis(2);
+/// After this it is left to the sweep.
+const LEAVING_SOON: Duration = Duration::from_millis(100);
 /// How long to wait before a process that is being stopped is looked at again.
 const STOPPING: Duration = Duration::from_micros(100);
 
@@ -78,6 +80,7 @@ pub fn start(
         next_id: 0,
         kills,
         reported_losses: 0,
+        reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -111,9 +114,9 @@ async fn run(
         tokio::select! {
             biased;
             () = tokio::time::sleep(STOPPING), if is_urgent => {}
-            () = tokio::time::sleep(LEAVING), if !engine.leaving.is_empty() => {
+            () = tokio::time::sleep(LEAVING), if engine.leaving.iter().any(|leaving| leaving.since.elapsed() < LEAVING_SOON) => {
                 drain(&mut engine, &mut ring);
-                engine.sweep_processes();
+                engine.sweep_leaving();
             }
             guard = readable.readable() => guard?.clear_ready(),
             Some(command) = commands.recv() => {
@@ -156,8 +159,8 @@ fn balance(engine: &mut Engine) {
 fn on_command(engine: &mut Engine, command: Command) -> bool {
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, task, cap, spent, reply } => {
-            drop(reply.send(engine.start_task(peer, &task, cap, spent)));
+        Command::Start { peer, task, cap, costs, reply } => {
+            drop(reply.send(engine.start_task(peer, &task, cap, costs)));
         }
         Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),
@@ -171,7 +174,6 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
 }
 
 fn status(engine: &Engine) -> Status {
-    let counters = engine.probes.counters();
     let mut tasks: Vec<_> = engine.tasks.values().map(|task| engine.task_status(task)).collect();
     tasks.sort_by(|a, b| a.task.cmp(&b.task));
     Status {
@@ -185,15 +187,8 @@ fn status(engine: &Engine) -> Status {
         tasks,
         probes: engine.probes.attached().cloned().collect(),
         counters: CounterStatus {
-            dropped_records: counters.dropped_records,
-            dropped_bytes: counters.dropped_bytes,
-            uncopied_bytes: counters.uncopied_bytes,
-            unreadable_buffers: counters.unreadable_buffers,
-            map_full: counters.map_full,
-            signal_failures: counters.signal_failures,
-            records: counters.records,
-            bytes: counters.bytes,
-            processes: engine.memberships.count(),
+            kernel: engine.probes.counters(),
+            processes: engine.memberships.all().len() as u64,
             connections: engine.connections.len() as u64,
         },
     }

@@ -38,14 +38,24 @@ pub struct Engine {
     pub connections: HashMap<ConnectionId, Connection>,
     pub held: HashMap<Pid, HeldProcess>,
     /// Processes whose first thread ended; the rest may still run.
-    pub leaving: Vec<(Pid, Slot)>,
+    pub leaving: Vec<Leaving>,
     /// Processes that executed a program lately, and when to look at what they have mapped.
-    pub mapping: VecDeque<(Instant, Pid)>,
+    pub mapping: Vec<(Instant, Pid)>,
     /// Tasks whose credits or state may have to change.
     pub touched: HashSet<Slot>,
     pub next_id: u64,
     pub kills: mpsc::UnboundedSender<KillDone>,
     pub reported_losses: u64,
+    /// When known processes were last compared with those that are there.
+    pub reconciled: Instant,
+}
+
+/// A process whose first thread ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaving {
+    pub pid: Pid,
+    pub slot: Slot,
+    pub since: Instant,
 }
 
 /// A kill that came to its end on its own thread.
@@ -89,6 +99,8 @@ pub struct Task {
     pub state: TaskState,
     /// Credits taken by the kernel whose records were seen.
     pub taken_seen: u64,
+    /// Requests held by the kernel whose records were seen.
+    pub held_seen: u64,
     /// A process has been in it, so that being empty means being over.
     pub was_entered: bool,
     pub calls: u64,

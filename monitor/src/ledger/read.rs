@@ -116,12 +116,6 @@ impl Reader {
         Ok(self.tasks()?.into_iter().find(|row| row.task == task))
     }
 
-    /// What the task was charged so far.
-    pub fn spent(&self, task: &str) -> Result<Money, LedgerError> {
-        let costs = self.costs(task)?;
-        Ok(costs.into_iter().sum())
-    }
-
     /// Cost of each call, oldest first.
     pub fn costs(&self, task: &str) -> Result<Vec<Money>, LedgerError> {
         let sql = "SELECT cost FROM charges JOIN calls ON calls.id = call WHERE task = ? AND cost IS NOT NULL ORDER BY calls.id";

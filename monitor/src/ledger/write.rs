@@ -137,20 +137,25 @@ pub fn pico(money: Money) -> i64 {
     i64::try_from(money.pico_usd()).unwrap_or(i64::MAX)
 }
 
+/// With all digits, so that times compare as texts do.
+fn time(at: Timestamp) -> String {
+    format!("{at:.9}")
+}
+
 fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     match entry {
         Entry::TaskStarted { task, cgroup, cap, at } => transaction
             .prepare_cached("INSERT INTO tasks (task, cgroup, cap, started_at) VALUES (?, ?, ?, ?)")?
-            .execute(params![task.as_str(), cgroup, cap.map(pico), at.to_string()])?,
+            .execute(params![task.as_str(), cgroup, cap.map(pico), time(*at)])?,
         Entry::TaskEnded { task, state, at } => transaction
             .prepare_cached("INSERT INTO task_ends (task, ended_at, state) VALUES (?, ?, ?)")?
-            .execute(params![task.as_str(), at.to_string(), state])?,
+            .execute(params![task.as_str(), time(*at), state])?,
         Entry::Process { task, process } => transaction
             .prepare_cached("INSERT INTO processes (task, pid, parent, executable, started_at) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![task.as_str(), process.pid, process.parent, process.executable, process.started.to_string()])?,
+            .execute(params![task.as_str(), process.pid, process.parent, process.executable, time(process.started)])?,
         Entry::CallStarted { id, task, pid, model, hold, at } => transaction
             .prepare_cached("INSERT INTO calls (id, task, pid, started_at, model, hold) VALUES (?, ?, ?, ?, ?, ?)")?
-            .execute(params![i64::try_from(*id).unwrap_or(i64::MAX), task.as_str(), pid, at.to_string(), model, pico(*hold)])?,
+            .execute(params![i64::try_from(*id).unwrap_or(i64::MAX), task.as_str(), pid, time(*at), model, pico(*hold)])?,
         Entry::Charged { call, charge, at } => write_charge(transaction, *call, charge, *at)?,
         Entry::Abandoned { call, cost, at } => transaction
             .prepare_cached(
@@ -158,10 +163,10 @@ fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
                  SELECT id, ?, model, 0, '{}', '{}', 'estimated', ?, 'the daemon stopped during the call: what was held is charged' \
                  FROM calls WHERE id = ?",
             )?
-            .execute(params![at.to_string(), pico(*cost), i64::try_from(*call).unwrap_or(i64::MAX)])?,
+            .execute(params![time(*at), pico(*cost), i64::try_from(*call).unwrap_or(i64::MAX)])?,
         Entry::Decided { task, decision, reason, at } => transaction
             .prepare_cached("INSERT INTO decisions (at, task, decision, reason) VALUES (?, ?, ?, ?)")?
-            .execute(params![at.to_string(), task.as_str(), decision, reason])?,
+            .execute(params![time(*at), task.as_str(), decision, reason])?,
         Entry::Barrier(_) => 0,
     };
     Ok(())
@@ -177,7 +182,7 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
         )?
         .execute(params![
             i64::try_from(call).unwrap_or(i64::MAX),
-            at.to_string(),
+            time(at),
             metered.provider,
             metered.model(),
             metered.response_id,
@@ -189,4 +194,17 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
             charge.row.as_ref().map(|row| json(serde_json::to_string(row))),
             charge.note,
         ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_compare_as_texts() {
+        let texts = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.1Z", "2026-01-01T00:00:00.105Z"];
+        let texts = texts.map(|text| time(text.parse().expect("a time")));
+        assert!(texts.is_sorted(), "{texts:?}");
+        assert_eq!(texts[2], "2026-01-01T00:00:00.105000000Z");
+    }
 }

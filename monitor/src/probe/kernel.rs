@@ -248,13 +248,13 @@ impl Memberships {
     }
 
     /// Processes that are followed.
-    pub fn count(&self) -> u64 {
-        self.processes.keys().flatten().count() as u64
+    pub fn all(&self) -> Vec<(Pid, Slot)> {
+        self.processes.iter().flatten().map(|(pid, process)| (pid, Slot(process.slot))).collect()
     }
 
     /// Every member of the slot, wherever it has moved to.
     pub fn members(&self, slot: Slot) -> Vec<Pid> {
-        self.processes.iter().flatten().filter(|(_, process)| process.slot == slot.0).map(|(pid, _)| pid).collect()
+        self.all().into_iter().filter(|(_, of)| *of == slot).map(|(pid, _)| pid).collect()
     }
 }
 

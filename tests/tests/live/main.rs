@@ -6,6 +6,7 @@ mod metering;
 mod neighbours;
 mod refusals;
 mod restart;
+mod terminal;
 
 use std::{os::unix::process::ExitStatusExt as _, path::Path, process::Output};
 
