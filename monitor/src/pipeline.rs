@@ -206,7 +206,7 @@ impl Exchanges {
                 cost: None,
                 tokens_cost: None,
                 row: None,
-                note: Some("an API that is not read yet".into()),
+                note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
             Billing::Charge | Billing::Once => self.price(metered, &open.url),
         }
@@ -230,9 +230,11 @@ impl Exchanges {
             priced => priced,
         };
         match (metered.basis, metered.provider_cost, quote) {
+            // What the provider charged, beside what the tokens cost by the catalogue: the two can be held against each other.
             (Basis::Provider, Some(cost), quote) => {
-                let row = if let Quote::Priced(price) = quote { Some(row(&price)) } else { None };
-                Charge { metered, cost: Some(cost), tokens_cost: Some(cost), row, note: None }
+                let price = if let Quote::Priced(price) = quote { Some(price) } else { None };
+                let tokens_cost = price.as_ref().map(|price| price.tokens);
+                Charge { metered, cost: Some(cost), tokens_cost, row: price.as_ref().map(row), note: None }
             }
             (_, _, Quote::Priced(price)) => by_catalogue(metered, &price),
             (_, _, Quote::Unpriced(why)) => {

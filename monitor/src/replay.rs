@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader},
     path::Path,
     str::FromStr,
 };
@@ -140,29 +140,39 @@ pub fn replay(
 ) -> io::Result<()> {
     let catalogue = Catalogue::embedded();
     let mut reader = open(path)?;
-    let mut line = String::new();
-    // A HAR file is one object with a `log`; in JSON lines the first line is an exchange.
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("har")) {
-        reader.read_to_string(&mut line)?;
-        let har: Har =
-            serde_json::from_str(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    if reader.fill_buf()?.starts_with(BOM) {
+        reader.consume(BOM.len());
+    }
+    if is_har(reader.fill_buf()?) {
+        let har: Har = serde_json::from_reader(reader)?;
         for (index, entry) in har.log.entries.into_iter().enumerate() {
             let id = format!("entries/{index}");
             on_line(replay_one(serde_json::from_value(entry), &id, chunks, at, catalogue))?;
         }
         return Ok(());
     }
-    let mut number = 0_u64;
-    loop {
+    let mut line = Vec::new();
+    for number in 1_u64.. {
         line.clear();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            break;
         }
-        number += 1;
-        if !line.trim().is_empty() {
-            on_line(replay_one(serde_json::from_str(&line), &format!("line {number}"), chunks, at, catalogue))?;
+        if !line.trim_ascii().is_empty() {
+            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), chunks, at, catalogue))?;
         }
     }
+    Ok(())
+}
+
+/// Byte order mark, which some editors write.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// A HAR file is one object with a `log` (HAR 1.2 §3.1), whatever it is called; in JSON lines the first object is an exchange.
+fn is_har(beginning: &[u8]) -> bool {
+    beginning
+        .trim_ascii_start()
+        .strip_prefix(b"{")
+        .is_some_and(|members| members.trim_ascii_start().starts_with(b"\"log\""))
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
@@ -377,3 +387,6 @@ impl Cutter {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests;

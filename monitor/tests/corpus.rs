@@ -32,10 +32,9 @@ fn expectations() -> HashMap<String, Value> {
     records.map(|record| (record["id"].as_str().expect("an id").to_owned(), record)).collect()
 }
 
-/// APIs that are read by now. The others must say that they are not.
+/// Framings that are taken apart by now: AWS event streams are not. Exchanges that have them must say that they are not read.
 fn is_read(record: &Value) -> bool {
-    let provider = record["provider"].as_str().unwrap_or_default();
-    matches!(provider, "openai" | "azure" | "vllm" | "deepseek" | "local-mock" | "anthropic")
+    record["body_format"] != "eventstream"
 }
 
 fn usd(value: &Value) -> Money {
@@ -69,6 +68,10 @@ fn faults(line: &Line, record: &Value) -> Vec<String> {
             check("cost", format!("{:?}", line.cost_usd), "None".into());
         }
         check("basis", format!("{:?}", line.basis), format!("{:?}", Basis::Measured));
+    } else if expected["usage_status"] == "partial" && is_read(record) {
+        // What was reported stands as it is; that it is not all must be said.
+        check("usage", serde_json::to_value(line.usage).expect("JSON").to_string(), sorted(&expected["buckets"]));
+        check("basis", line.basis.name().into(), "floor".into());
     } else if expected["billing"] == "estimate" && is_read(record) {
         check("basis", line.basis.name().into(), "estimated".into());
         check(
@@ -86,11 +89,8 @@ fn faults(line: &Line, record: &Value) -> Vec<String> {
         if is_free {
             check("basis", line.basis.name().into(), "none".into());
         } else {
-            check(
-                "is shown as free of cost",
-                (line.basis == Basis::Floor && line.cost_usd == Some(Money::ZERO)).to_string(),
-                "false".into(),
-            );
+            // Costs something, and nobody knows what.
+            check("cost", format!("{:?}", line.cost_usd), "None".into());
         }
     }
     faults
@@ -105,6 +105,7 @@ fn sorted(buckets: &Value) -> String {
 fn conform(chunks: Chunks) {
     let expectations = expectations();
     let (mut read, mut rest, mut wrong) = (0, 0, Vec::new());
+    let mut right: BTreeMap<String, u32> = BTreeMap::new();
     let at = AT.parse().expect("a time");
     let mut seen = 0;
     let mut take = |line: Line| {
@@ -113,14 +114,18 @@ fn conform(chunks: Chunks) {
         let record = &expectations[&id];
         *(if is_read(record) { &mut read } else { &mut rest }) += 1;
         let faults = faults(&line, record);
-        if !faults.is_empty() {
+        if faults.is_empty() {
+            let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+            *right.entry(format!("{}/{}", text("provider"), text("endpoint"))).or_default() += 1;
+        } else {
             wrong.push(format!("{id}: {}", faults.join("; ")));
         }
         Ok(())
     };
     replay(&recording(), chunks, Some(at), &mut take).expect("the corpus");
     assert_eq!(seen, expectations.len(), "every exchange gives a line");
-    println!("{chunks:?}: {read} exchanges of APIs that are read, {rest} of others");
+    println!("{chunks:?}: {read} exchanges that are read, {rest} that are not yet");
+    println!("{right:#?}");
     assert!(wrong.is_empty(), "{} of {seen} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -136,7 +141,7 @@ fn line_by_line() {
 
 #[test]
 fn at_random_places() {
-    for seed in 0..3 {
+    for seed in 0..5 {
         conform(Chunks::Random(seed));
     }
 }

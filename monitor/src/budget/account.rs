@@ -205,13 +205,13 @@ impl Account {
     /// The request turned out to be free, or never left.
     pub fn release(&mut self, id: HoldId) {
         if let Some(hold) = self.holds.remove(&id) {
-            self.held = self.held - hold.amount;
+            self.held -= hold.amount;
         }
     }
 
     fn open(&mut self, id: HoldId, pid: u32, amount: Money) {
         if let Some(before) = self.holds.insert(id, Hold { amount, running: Money::ZERO, pid }) {
-            self.held = self.held - before.amount;
+            self.held -= before.amount;
         }
         self.held += amount;
     }

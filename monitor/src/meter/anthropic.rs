@@ -21,6 +21,8 @@ impl Dialect for Anthropic {
             "POST" if path.contains("/threads/") => None,
             "POST" if path.ends_with("/messages") || path.ends_with("/v1/complete") => Some(Purpose::Generate),
             "POST" if path.ends_with("/messages/count_tokens") => Some(Purpose::Free),
+            // The answers come as a file, later.
+            "POST" if path.ends_with("/messages/batches") => Some(Purpose::Other),
             _ => None,
         }
     }
@@ -80,6 +82,7 @@ fn take_usage(usage: &Node, report: &mut Report) {
     set(Bucket::CacheRead, count("cache_read_input_tokens"));
     take_cache_writes(usage, used);
     take_output(usage, used);
+    take_iterations(usage, report);
     let tools = usage.get("server_tool_use");
     for (name, unit) in [("web_search_requests", Unit::WebSearches), ("web_fetch_requests", Unit::WebFetches)] {
         if let Some(count) = tools.and_then(|tools| tools.get(name)).and_then(Node::count) {
@@ -88,6 +91,30 @@ fn take_usage(usage: &Node, report: &mut Report) {
     }
     Report::set_text(&mut report.service.tier, usage.get("service_tier"));
     Report::set_text(&mut report.service.speed, usage.get("speed"));
+}
+
+/// The totals leave out what compacting the conversation took, which is billed ("Compaction", "Understanding usage"); the messages of
+/// `iterations` they have.
+fn take_iterations(usage: &Node, report: &mut Report) {
+    let Some(iterations) = usage.get("iterations").map(Node::items) else { return };
+    report.beside = Usage::default();
+    for iteration in iterations {
+        match iteration.get("type").and_then(Node::text) {
+            Some("compaction") => report.beside.add_all(&compaction(iteration)),
+            // Another model's work, which cannot be priced with this one.
+            Some("advisor_message") => report.is_partial = true,
+            _ => {}
+        }
+    }
+}
+
+fn compaction(iteration: &Node) -> Usage {
+    let mut used = Usage::default();
+    used.set(Bucket::InputUncached, iteration.count_of("input_tokens"));
+    used.set(Bucket::CacheRead, iteration.count_of("cache_read_input_tokens"));
+    take_cache_writes(iteration, &mut used);
+    take_output(iteration, &mut used);
+    used
 }
 
 /// Writes that do not say how long they live are for five minutes, the default.
@@ -109,8 +136,8 @@ fn take_cache_writes(usage: &Node, used: &mut Usage) {
 
 fn take_output(usage: &Node, used: &mut Usage) {
     let Some(output) = usage.get("output_tokens").and_then(Node::count) else { return };
-    let thinking =
-        usage.path(&["output_tokens_details", "thinking_tokens"]).and_then(Node::count).unwrap_or(0).min(output);
+    let thinking = usage.path(&["output_tokens_details", "thinking_tokens"]).and_then(Node::count);
+    let thinking = thinking.unwrap_or(used.get(Bucket::Reasoning)).min(output);
     used.set(Bucket::Reasoning, thinking);
     used.set(Bucket::OutputText, output - thinking);
 }

@@ -1,15 +1,25 @@
 //! What an API's file must know.
 
+use std::borrow::Cow;
+
 use super::{
     anthropic::Anthropic,
+    bedrock::Bedrock,
+    cohere::Cohere,
+    google::Google,
+    huggingface::TextGeneration,
     json::Node,
+    ollama::Ollama,
     openai::OpenAi,
     usage::{Units, Usage},
 };
-use crate::price::{Money, Service};
+use crate::{
+    price::{Money, Service},
+    wire::Headers,
+};
 
-/// Every API that can be read. Adding one takes a file and a line here.
-const DIALECTS: [&dyn Dialect; 2] = [&Anthropic, &OpenAi];
+/// Every API that can be read. Adding one takes a file and a line here. Paths that are more particular come first.
+const DIALECTS: [&dyn Dialect; 7] = [&Bedrock, &Google, &Anthropic, &Cohere, &Ollama, &TextGeneration, &OpenAi];
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +32,18 @@ pub enum Purpose {
     Retrieve,
     /// Costs nothing: counting tokens, listing models.
     Free,
+    /// Costs in units that answers need not tell (images, minutes of audio), or by answers that come by another way (batches).
+    Other,
+}
+
+/// Which of the names of a model is the one on the bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BilledModel {
+    /// What answered, which may be more particular than what was asked for.
+    #[default]
+    Reported,
+    /// What was asked for: the answer names it as its maker does, not as its seller.
+    Requested,
 }
 
 /// One API's way of asking and reporting.
@@ -30,6 +52,40 @@ pub trait Dialect: Sync {
 
     /// What a request to this path (without query) is for; `None` for another API's.
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose>;
+
+    /// Whether a request that was sent to such a path has this API's shape: other APIs have messages and runs too.
+    fn asks(&self, request: &Node) -> bool {
+        request.get("model").and_then(Node::text).is_some()
+    }
+
+    /// The model, where the path names it.
+    fn model_in_path<'a>(&self, _path: &'a str) -> Option<Cow<'a, str>> {
+        None
+    }
+
+    fn billed_model(&self) -> BilledModel {
+        BilledModel::Reported
+    }
+
+    /// Whether answers that look like other APIs' are this one's all the same, which knows what to do with them.
+    fn owns_answers(&self) -> bool {
+        false
+    }
+
+    /// Whether an answer from this path comes bit by bit, also when it is one document.
+    fn streams(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// A message without what this API wraps around it.
+    fn payload<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        Cow::Borrowed(data)
+    }
+
+    /// Takes what the head of an answer reports; whether it has this API's shape.
+    fn head(&self, _headers: &Headers, _report: &mut Report) -> bool {
+        false
+    }
 
     /// Whether an answer, or a message of a streamed one, has this API's shape.
     fn recognizes(&self, answer: &Node) -> bool;
@@ -47,6 +103,11 @@ pub trait Dialect: Sync {
 /// The API of a request by its path.
 pub fn of_request(method: &str, path: &str) -> Option<(&'static dyn Dialect, Purpose)> {
     DIALECTS.into_iter().find_map(|dialect| dialect.purpose(method, path).map(|purpose| (dialect, purpose)))
+}
+
+/// The API of an answer by its head, which reports what it used.
+pub fn of_head(headers: &Headers, report: &mut Report) -> Option<&'static dyn Dialect> {
+    DIALECTS.into_iter().find(|dialect| dialect.head(headers, report))
 }
 
 /// The API of an answer by its shape.
@@ -75,11 +136,15 @@ pub struct Report {
     /// How the call was served, in the API's own words.
     pub service: Served,
     pub usage: Option<Usage>,
+    /// What was used beside these totals, as it was last reported.
+    pub beside: Usage,
     pub units: Units,
     /// Cost as the provider reported it.
     pub cost: Option<Money>,
     /// The figures will not change any more.
     pub is_final: bool,
+    /// The provider left something out that costs: the figures are a floor.
+    pub is_partial: bool,
     /// Accepted, but the answer comes by a later retrieval.
     pub is_pending: bool,
     /// The whole answer is an error, whatever its status says.
@@ -87,10 +152,51 @@ pub struct Report {
 }
 
 impl Report {
+    /// Everything that was used, where the provider said so.
+    pub fn used(&self) -> Option<Usage> {
+        let mut used = self.usage?;
+        used.add_all(&self.beside);
+        Some(used)
+    }
+
     /// Takes a text member, unless it is missing or empty: some streams begin with empty ones.
     pub fn set_text(target: &mut Option<Box<str>>, value: Option<&Node>) {
         if let Some(text) = value.and_then(Node::text).filter(|text| !text.is_empty()) {
             *target = Some(text.into());
         }
+    }
+}
+
+/// A path segment without its percent encoding (RFC 3986 §2.1).
+pub fn percent_decoded(segment: &str) -> Cow<'_, str> {
+    if !segment.contains('%') {
+        return Cow::Borrowed(segment);
+    }
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut bytes = segment.as_bytes();
+    while let Some((&byte, rest)) = bytes.split_first() {
+        let hex = |index: usize| rest.get(index).and_then(|digit| char::from(*digit).to_digit(16));
+        match (byte, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                bytes = rest.get(2..).unwrap_or_default();
+            }
+            _ => {
+                decoded.push(byte);
+                bytes = rest;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent_decoded;
+
+    #[test]
+    fn segments_are_decoded() {
+        assert_eq!(percent_decoded("anthropic.claude-v2%3A1"), "anthropic.claude-v2:1");
+        assert_eq!(percent_decoded("a%2fb%zz%4"), "a/b%zz%4");
     }
 }

@@ -26,7 +26,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 const LONGEST_PIECE: usize = 4096;
 
 /// Members whose strings are text that a model reads or writes. Others are identifiers, settings, or binary data.
-const TEXT_MEMBERS: [&str; 19] = [
+const TEXT_MEMBERS: [&str; 26] = [
     "content",
     "text",
     "prompt",
@@ -42,6 +42,13 @@ const TEXT_MEMBERS: [&str; 19] = [
     "completion",
     "description",
     "output",
+    "response",
+    "inputs",
+    "inputText",
+    "outputText",
+    "generation",
+    "generated_text",
+    "query",
     "name",
     "title",
     "enum",
@@ -64,6 +71,10 @@ impl Observer for Text {
 }
 
 impl Text {
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// A guess that costs nothing, for a call in flight.
     pub fn rough_tokens(&self) -> TokenCount {
         self.bytes / BYTES_PER_TOKEN + self.messages * PER_MESSAGE

@@ -1,15 +1,17 @@
 //! One exchange, from its first byte to its usage.
 
+use std::borrow::Cow;
+
 use super::{
-    dialect::{self, Dialect, Purpose, Report, Served},
+    dialect::{self, BilledModel, Dialect, Purpose, Report, Served},
     estimate::Text,
     json::{Node, Skimmer},
     provider,
-    usage::{Basis, Bucket, Units, Usage},
+    usage::{Basis, Bucket, TokenCount, Units, Usage},
 };
 use crate::{
     price::Money,
-    wire::{End, Ending, Event, Message, RequestHead},
+    wire::{End, Ending, Event, Message, RequestHead, ResponseHead},
 };
 
 /// Follows one exchange.
@@ -21,6 +23,8 @@ pub struct Meter {
     dialect: Option<&'static dyn Dialect>,
     purpose: Option<Purpose>,
     request: Body,
+    /// Something of the request's body was seen.
+    has_request: bool,
     request_text: Text,
     request_ended: bool,
     asked: Asked,
@@ -28,8 +32,12 @@ pub struct Meter {
     answer: Body,
     answer_text: Text,
     is_stream: bool,
+    /// The answer's messages cannot be told apart: its media type is one that is not taken apart yet.
+    is_opaque: bool,
     /// A message was cut or was not JSON.
     is_damaged: bool,
+    /// The document is not well-formed, or ended early.
+    is_broken: bool,
     report: Report,
 }
 
@@ -70,6 +78,7 @@ pub struct Metered {
     pub provider: Option<&'static str>,
     pub model_requested: Option<Box<str>>,
     pub model_reported: Option<Box<str>>,
+    pub billed_model: BilledModel,
     pub response_id: Option<Box<str>>,
     pub stream: bool,
     pub usage: Usage,
@@ -85,8 +94,25 @@ pub struct Metered {
 impl Metered {
     /// The model to look up in the catalogue.
     pub fn model(&self) -> Option<&str> {
-        self.model_reported.as_deref().or(self.model_requested.as_deref())
+        let (reported, requested) = (self.model_reported.as_deref(), self.model_requested.as_deref());
+        match self.billed_model {
+            BilledModel::Reported => reported.or(requested),
+            BilledModel::Requested => requested.or(reported),
+        }
     }
+}
+
+/// Bytes of a document after which what it was made of is let go.
+const PIECE: usize = 64 * 1024;
+
+fn model_in_path(of_request: Option<(&dyn Dialect, Purpose)>, path: &str) -> Option<Box<str>> {
+    let model = of_request?.0.model_in_path(path)?;
+    Some(model.into_owned().into())
+}
+
+fn is_error(node: &Node) -> bool {
+    matches!(node.get("error"), Some(Node::Object(_) | Node::String(_)))
+        || node.get("type").and_then(Node::text) == Some("error")
 }
 
 impl Meter {
@@ -103,14 +129,17 @@ impl Meter {
             dialect: of_request.map(|(dialect, _)| dialect),
             purpose: of_request.map(|(_, purpose)| purpose),
             request: Body::Reading(Box::default()),
+            has_request: false,
             request_text: Text::default(),
             request_ended: false,
-            asked: Asked::default(),
+            asked: Asked { model: model_in_path(of_request, path), ..Asked::default() },
             status: None,
-            answer: Body::Reading(Box::default()),
+            answer: Body::Reading(Box::new(Skimmer::of_items())),
             answer_text: Text::default(),
             is_stream: false,
+            is_opaque: false,
             is_damaged: false,
+            is_broken: false,
             report: Report::default(),
         }
     }
@@ -120,16 +149,13 @@ impl Meter {
         match event {
             Event::RequestBody(data) if self.is_interesting() => {
                 if let Body::Reading(skimmer) = &mut self.request {
+                    self.has_request |= !data.is_empty();
                     skimmer.push(data, &mut self.request_text);
                 }
             }
             Event::RequestEnd => self.end_request(),
-            Event::Response(head) => self.status = Some(head.status),
-            Event::ResponseBody(data) if self.is_interesting() => {
-                if let Body::Reading(skimmer) = &mut self.answer {
-                    skimmer.push(data, &mut self.answer_text);
-                }
-            }
+            Event::Response(head) => self.take_head(head),
+            Event::ResponseBody(data) if self.is_interesting() && !self.is_opaque => self.take_document(data),
             Event::Message(message) => self.take_message(message),
             Event::Request(_) | Event::RequestBody(_) | Event::ResponseBody(_) | Event::End(_) => {}
         }
@@ -143,11 +169,56 @@ impl Meter {
     fn end_request(&mut self) {
         self.request_ended = true;
         let Body::Reading(skimmer) = std::mem::replace(&mut self.request, Body::Done) else { return };
-        let (request, _) = skimmer.finish();
-        Report::set_text(&mut self.asked.model, request.get("model"));
+        let (request, is_whole) = skimmer.finish();
+        self.confirm_purpose(&request, is_whole);
+        if self.asked.model.is_none() {
+            Report::set_text(&mut self.asked.model, request.get("model"));
+        }
         self.asked.stream = request.get("stream").is_some_and(Node::is_true);
         let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample"];
         self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count));
+    }
+
+    /// Paths are short: at a host that is not known to be a model's, the request must look like one too.
+    fn confirm_purpose(&mut self, request: &Node, is_whole: bool) {
+        let may_cost = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed | Purpose::Other));
+        let Some(dialect) = self.dialect.filter(|_| may_cost && self.has_request && self.provider.is_none()) else {
+            return;
+        };
+        // What was cut short may have said so later.
+        let is_readable = is_whole || !matches!(request, Node::Object(_));
+        if is_readable && !dialect.asks(request) {
+            (self.dialect, self.purpose) = (None, None);
+        }
+    }
+
+    fn take_head(&mut self, head: &ResponseHead) {
+        self.status = Some(head.status);
+        self.is_opaque = head.headers.media_type() == "application/vnd.amazon.eventstream";
+        if !self.is_interesting() || head.status >= 300 {
+            return;
+        }
+        match self.dialect {
+            Some(dialect) => {
+                dialect.head(&head.headers, &mut self.report);
+            }
+            None => {
+                self.dialect = dialect::of_head(&head.headers, &mut self.report);
+                self.purpose = self.purpose.or(self.dialect.map(|_| Purpose::Generate));
+            }
+        }
+    }
+
+    /// An array may be a stream in disguise: its items are messages, and are let go as they come.
+    fn take_document(&mut self, data: &[u8]) {
+        for piece in data.chunks(PIECE) {
+            let Body::Reading(skimmer) = &mut self.answer else { return };
+            skimmer.push(piece, &mut self.answer_text);
+            for item in skimmer.items() {
+                self.is_stream |= self.dialect.is_some_and(|dialect| dialect.streams(&self.path));
+                self.take_node(&item);
+            }
+        }
     }
 
     fn take_message(&mut self, message: &Message<'_>) {
@@ -155,22 +226,30 @@ impl Meter {
         if message.data == b"[DONE]" || self.is_foreign {
             return;
         }
+        self.is_opaque = false;
         self.is_damaged |= message.truncated;
+        let payload = self.dialect.map_or(Cow::Borrowed(message.data), |dialect| dialect.payload(message.data));
         let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
-        let (node, is_whole) = if has_text {
-            Skimmer::read(message.data, &mut self.answer_text)
-        } else {
-            Skimmer::read(message.data, &mut ())
-        };
+        let (node, is_whole) =
+            if has_text { Skimmer::read(&payload, &mut self.answer_text) } else { Skimmer::read(&payload, &mut ()) };
         self.is_damaged |= !is_whole;
-        self.settle_dialect(&node);
+        self.take_node(&node);
+    }
+
+    fn take_node(&mut self, node: &Node) {
+        self.report.is_error |= is_error(node);
+        self.settle_dialect(node);
         if let Some(dialect) = self.dialect {
-            dialect.message(&node, &mut self.report);
+            dialect.message(node, &mut self.report);
         }
     }
 
     /// The answer's shape has the last word about which API this is.
     fn settle_dialect(&mut self, answer: &Node) {
+        if self.dialect.is_some_and(|dialect| dialect.owns_answers() || dialect.recognizes(answer)) {
+            self.purpose = self.purpose.or(Some(Purpose::Generate));
+            return;
+        }
         if let Some(dialect) = dialect::of_answer(answer) {
             self.dialect = Some(dialect);
             self.purpose = self.purpose.or(Some(Purpose::Generate));
@@ -180,7 +259,7 @@ impl Meter {
     /// Whether this is, as far as is known now, a call that costs.
     pub fn may_cost(&self) -> bool {
         match self.purpose {
-            Some(purpose) => matches!(purpose, Purpose::Generate | Purpose::Embed),
+            Some(purpose) => matches!(purpose, Purpose::Generate | Purpose::Embed | Purpose::Other),
             None => self.is_foreign && &*self.method == "POST",
         }
     }
@@ -190,13 +269,18 @@ impl Meter {
         self.report.is_final && self.report.usage.is_some()
     }
 
+    /// Tokens that the request allows the answer, where it says so: for the hold of the worst case.
+    pub fn most_output(&self) -> Option<TokenCount> {
+        self.asked.most_output
+    }
+
     pub fn model_requested(&self) -> Option<&str> {
         self.asked.model.as_deref()
     }
 
     /// What was used by now, roughly where the provider has not said: for the hold of a call in flight.
     pub fn running(&self) -> Usage {
-        let mut usage = self.report.usage.unwrap_or_default();
+        let mut usage = self.report.used().unwrap_or_default();
         if usage.input_total() == 0 {
             usage.set(Bucket::InputUncached, self.request_text.rough_tokens());
         }
@@ -214,15 +298,19 @@ impl Meter {
         self.request_ended = was_sent_whole;
         if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
             && !self.is_stream
+            && !self.is_opaque
             && self.is_interesting()
         {
             let (node, is_whole) = skimmer.finish();
             self.settle_dialect(&node);
             if let Some(dialect) = self.dialect {
-                dialect.document(&node, &mut self.report);
+                // Of an array its items were taken one by one.
+                if !matches!(node, Node::Array(_)) {
+                    dialect.document(&node, &mut self.report);
+                }
             }
-            self.report.is_error = matches!(node.get("error"), Some(Node::Object(_)));
-            self.is_damaged |= !is_whole;
+            self.report.is_error |= is_error(&node);
+            self.is_broken |= !is_whole;
         }
         let (billing, basis, usage) = self.verdict(end);
         Metered {
@@ -230,6 +318,7 @@ impl Meter {
             provider: self.provider.or_else(|| self.dialect.map(Dialect::name)),
             model_requested: self.asked.model,
             model_reported: self.report.model,
+            billed_model: self.dialect.map(Dialect::billed_model).unwrap_or_default(),
             response_id: self.report.id,
             stream: self.is_stream,
             usage,
@@ -243,18 +332,24 @@ impl Meter {
 
     fn verdict(&self, end: End) -> (Billing, Basis, Usage) {
         let free = (Billing::Free, Basis::None, Usage::default());
-        let is_error = self.report.is_error || self.status.is_some_and(|status| status >= 400);
+        // Redirected, refused, or failed before anything was made.
+        let is_refused = self.status.is_some_and(|status| !(200..300).contains(&status));
+        let is_failed = self.report.is_error && (!self.is_stream || self.answer_text.is_empty());
         let is_whole = end.how == Ending::Complete && end.lost == 0;
-        if let Some(usage) = self.report.usage.filter(|_| self.purpose != Some(Purpose::Free)) {
+        if let Some(usage) = self.report.used().filter(|_| self.purpose != Some(Purpose::Free)) {
             let billing = if self.purpose == Some(Purpose::Retrieve) { Billing::Once } else { Billing::Charge };
             return self.reported(billing, usage, end, is_whole);
         }
-        if is_error {
+        if is_refused || is_failed {
             return free;
         }
         match self.purpose {
             Some(Purpose::Generate | Purpose::Embed) if self.report.is_pending => {
                 (Billing::Pending, Basis::None, Usage::default())
+            }
+            Some(Purpose::Other) => (Billing::Unknown, Basis::Floor, Usage::default()),
+            Some(Purpose::Generate | Purpose::Embed) if self.is_opaque => {
+                (Billing::Unknown, Basis::Floor, Usage::default())
             }
             Some(Purpose::Generate | Purpose::Embed) => match (self.status, self.request_ended) {
                 // Never sent whole, so never worked on.
@@ -280,8 +375,11 @@ impl Meter {
             // The figures are the provider's, but others may have been in what is missing.
             return (billing, Basis::Floor, self.estimate(usage));
         }
+        if self.report.is_partial {
+            return (billing, Basis::Floor, usage);
+        }
         // A client may leave after the last figures and before the end of the stream.
-        if self.report.is_final && (is_whole || self.is_stream) {
+        if self.report.is_final && !self.is_broken && (is_whole || self.is_stream) {
             let basis = if self.report.cost.is_some() { Basis::Provider } else { Basis::Measured };
             return (billing, basis, usage);
         }

@@ -4,6 +4,8 @@
 //! string to an observer on the way, so that text can be counted without being kept. Members that carry what a call cost are kept even
 //! when an answer is so large that the budget is used up.
 
+use crate::price::Money;
+
 /// A JSON value, pruned.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Node {
@@ -22,7 +24,7 @@ pub enum Node {
 /// Bytes of a string that are kept.
 const TEXT: usize = 512;
 /// Items of an array that are kept.
-const ITEMS: usize = 64;
+const ITEMS: usize = 256;
 /// Levels that are kept.
 const DEPTH: usize = 16;
 /// Values of a document that are kept, apart from what is below [`RESERVED`].
@@ -87,6 +89,30 @@ impl Node {
         whole.parse().ok()
     }
 
+    /// A number that is not negative, up to the next whole one.
+    pub fn rounded_up(&self) -> Option<u64> {
+        let (whole, fraction) = self.number()?.split_once('.').unwrap_or((self.number()?, ""));
+        let whole: u64 = whole.parse().ok()?;
+        Some(whole + u64::from(fraction.bytes().any(|byte| byte != b'0')))
+    }
+
+    /// An amount in USD, to the next pico-USD: providers write floats, like `5.4e-05` or with more places than there are.
+    pub fn usd(&self) -> Option<Money> {
+        let text = self.number()?;
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let exponent =
+            exponent.parse::<i32>().ok()?.checked_sub(i32::try_from(fraction.len()).ok()?)?.checked_add(12)?;
+        let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+        let scale = |exponent: u32| 10_i128.checked_pow(exponent);
+        let pico = match u32::try_from(exponent) {
+            Ok(up) => digits.checked_mul(scale(up)?)?,
+            // Half up; what is far below a pico-USD is nothing.
+            Err(_) => scale(exponent.unsigned_abs()).map_or(0, |unit| (digits + unit / 2).div_euclid(unit)),
+        };
+        Some(Money::from_pico_usd(pico))
+    }
+
     /// The count of that name, 0 where there is none.
     pub fn count_of(&self, name: &str) -> u64 {
         self.get(name).and_then(Self::count).unwrap_or(0)
@@ -118,6 +144,8 @@ pub struct Skimmer {
     nodes: usize,
     reserved_nodes: usize,
     is_broken: bool,
+    /// Objects of an array that is the whole document, as they come.
+    items: Option<Vec<Node>>,
 }
 
 #[derive(Debug)]
@@ -170,11 +198,22 @@ impl Default for Skimmer {
             nodes: 0,
             reserved_nodes: 0,
             is_broken: false,
+            items: None,
         }
     }
 }
 
 impl Skimmer {
+    /// Hands on the objects of an array that is the whole document, instead of keeping them: [`Self::items`].
+    pub fn of_items() -> Self {
+        Self { items: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Objects that were completed since this was last asked.
+    pub fn items(&mut self) -> Vec<Node> {
+        self.items.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Reads a whole document at once.
     pub fn read(bytes: &[u8], observer: &mut dyn Observer) -> (Node, bool) {
         let mut skimmer = Self::default();
@@ -391,7 +430,7 @@ impl Skimmer {
             self.deeper += 1;
             return;
         }
-        if self.stack.is_empty() {
+        if self.stack.is_empty() || self.is_between_items() {
             // A new document: budgets begin anew.
             (self.nodes, self.reserved_nodes) = (0, 0);
         }
@@ -431,7 +470,16 @@ impl Skimmer {
         self.nodes <= NODES
     }
 
+    fn is_between_items(&self) -> bool {
+        self.items.is_some() && self.stack.len() == 1 && self.stack.iter().all(|level| !level.is_object)
+    }
+
     fn put(&mut self, value: Node) {
+        if self.is_between_items()
+            && let (Some(items), Node::Object(_)) = (&mut self.items, &value)
+        {
+            return items.push(value);
+        }
         match self.stack.last_mut() {
             None => self.done = Some(value),
             Some(level) => match &mut level.node {
@@ -524,6 +572,40 @@ mod tests {
         for bad in ["", "{", "nonsense", r#"{"a": tru}"#, "]", r#"{"a"]"#] {
             assert!(!read(bad).1, "{bad}");
         }
+    }
+
+    #[test]
+    fn items_of_an_array_are_handed_on_however_many_there_are() {
+        let mut skimmer = Skimmer::of_items();
+        let mut seen = 0;
+        skimmer.push(b"[1, ", &mut ());
+        for index in 0..NODES {
+            skimmer.push(format!(r#"{{"usageMetadata": {{"n": {index}}}}},"#).as_bytes(), &mut ());
+            for item in skimmer.items() {
+                assert_eq!(item.path(&["usageMetadata", "n"]).and_then(Node::count), Some(index as u64));
+                seen += 1;
+            }
+        }
+        skimmer.push(b"2]", &mut ());
+        assert!(skimmer.finish().1);
+        assert_eq!(seen, NODES);
+    }
+
+    #[test]
+    fn amounts_may_be_written_as_floats() {
+        let usd = |text: &str| Node::Number(text.into()).usd().map(|money| money.to_string());
+        for (text, amount) in [
+            ("0.00012345", "0.00012345"),
+            ("5.4e-05", "0.000054"),
+            ("1E2", "100"),
+            ("0.0000123456789016", "0.000012345679"),
+            ("1e-40", "0"),
+            ("0", "0"),
+        ] {
+            assert_eq!(usd(text).as_deref(), Some(amount), "{text}");
+        }
+        assert_eq!((usd("1e99"), usd("x")), (None, None));
+        assert_eq!(Node::Number("12.01".into()).rounded_up(), Some(13));
     }
 
     #[test]

@@ -8,10 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod anthropic;
+mod bedrock;
+mod cohere;
 mod dialect;
 mod estimate;
 mod exchange;
+mod google;
+mod huggingface;
 mod json;
+mod ollama;
 mod openai;
 mod provider;
 mod usage;

@@ -1,15 +1,46 @@
-//! OpenAI: chat completions, completions, embeddings, responses and assistants' runs, and everybody who speaks like it (Azure, vLLM, DeepSeek, Groq,
-//! OpenRouter, xAI, Together, …).
+//! OpenAI: chat completions, completions, embeddings, responses, images, transcriptions and assistants' runs, and everybody who speaks like
+//! it (Azure, vLLM, DeepSeek, Groq, OpenRouter, xAI, Together, …).
 //!
-//! Source: the API reference of OpenAI ("The chat completion object", "Streaming", "The response object") and recorded traffic.
+//! Source: the API reference of OpenAI ("The chat completion object", "Streaming", "The response object") and recorded traffic. What others
+//! do otherwise is in their files below.
+
+mod deepseek;
+mod groq;
+mod mistral;
+mod openrouter;
+mod perplexity;
+mod together;
+mod xai;
+
+use std::borrow::Cow;
 
 use super::{
-    dialect::{Dialect, Purpose, Report},
+    dialect::{Dialect, Purpose, Report, percent_decoded},
     json::Node,
-    usage::{Bucket, Usage},
+    usage::{Bucket, Unit, Units, Usage},
 };
+use crate::price::Money;
 
 pub struct OpenAi;
+
+/// What a provider's usage has that OpenAI's does not: found by its members, at any host. Adding one takes a file and a line here.
+const ACCENTS: [fn(&Node, &mut Counted); 6] =
+    [deepseek::read, mistral::read, openrouter::read, perplexity::read, together::read, xai::read];
+
+/// Counts on their way into buckets.
+#[derive(Debug, Default)]
+struct Counted {
+    /// With what was cached.
+    input: u64,
+    cached: u64,
+    /// With reasoning, when everything is read.
+    output: u64,
+    reasoning: u64,
+    /// Of input, output and all else.
+    total: u64,
+    units: Units,
+    cost: Option<Money>,
+}
 
 impl Dialect for OpenAi {
     fn name(&self) -> &'static str {
@@ -17,28 +48,39 @@ impl Dialect for OpenAi {
     }
 
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
-        let ends_with = |suffix: &str| path.ends_with(suffix);
         match method {
-            "POST"
-                if ["/chat/completions", "/completions", "/responses", "/runs"]
-                    .iter()
-                    .any(|suffix| ends_with(suffix)) =>
-            {
-                Some(Purpose::Generate)
-            }
-            "POST" if ends_with("/embeddings") => Some(Purpose::Embed),
-            "POST" if ends_with("/responses/input_tokens") => Some(Purpose::Free),
-            "GET" if path.contains("/responses/") || path.contains("/runs/") => Some(Purpose::Retrieve),
-            "GET" if ends_with("/models") || path.contains("/models/") => Some(Purpose::Free),
+            "POST" => post(path),
+            "GET" if path.ends_with("/models") || path.contains("/models/") => Some(Purpose::Free),
+            "GET" => is_below_a_call(path).then_some(Purpose::Retrieve),
             _ => None,
         }
+    }
+
+    fn asks(&self, request: &Node) -> bool {
+        ["model", "messages", "prompt", "input", "inputs", "assistant_id", "input_file_id"]
+            .iter()
+            .any(|name| request.get(name).is_some())
+    }
+
+    /// Azure names the deployment there.
+    fn model_in_path<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
+        let (_, rest) = path.split_once("/deployments/")?;
+        rest.split('/').next().filter(|name| !name.is_empty()).map(percent_decoded)
     }
 
     fn recognizes(&self, answer: &Node) -> bool {
         let object = answer.get("object").and_then(Node::text).unwrap_or_default();
         let kind = answer.get("type").and_then(Node::text).unwrap_or_default();
-        matches!(object, "chat.completion" | "chat.completion.chunk" | "text_completion" | "response" | "thread.run")
-            || (object == "list" && answer.path(&["usage", "prompt_tokens"]).is_some())
+        let is_counted = |name| answer.path(&["usage", name]).is_some();
+        matches!(
+            object,
+            "chat.completion"
+                | "chat.completion.chunk"
+                | "text_completion"
+                | "response"
+                | "response.compaction"
+                | "thread.run"
+        ) || (object == "list" && (is_counted("prompt_tokens") || is_counted("total_tokens")))
             || kind.starts_with("response.")
             || (answer.get("choices").is_some() && answer.get("model").is_some())
     }
@@ -49,6 +91,8 @@ impl Dialect for OpenAi {
         Report::set_text(&mut report.service.tier, answer.get("service_tier"));
         let status = answer.get("status").and_then(Node::text).unwrap_or("completed");
         report.is_pending = matches!(status, "queued" | "in_progress");
+        take_tool_calls(answer, report);
+        take_images(answer, report);
         if let Some(usage) = answer.get("usage") {
             take_usage(usage, report);
             report.is_final = !report.is_pending;
@@ -72,8 +116,7 @@ impl Dialect for OpenAi {
         Report::set_text(&mut report.model, message.get("model"));
         Report::set_text(&mut report.id, message.get("id"));
         Report::set_text(&mut report.service.tier, message.get("service_tier"));
-        // Groq reports beside the usual place, or there only.
-        let usage = message.get("usage").or_else(|| message.path(&["x_groq", "usage"]));
+        let usage = message.get("usage").or_else(|| groq::usage(message));
         if let Some(usage) = usage {
             take_usage(usage, report);
         }
@@ -91,47 +134,114 @@ impl Dialect for OpenAi {
     }
 }
 
+fn post(path: &str) -> Option<Purpose> {
+    let ends_with = |suffixes: &[&str]| suffixes.iter().any(|suffix| path.ends_with(suffix));
+    if ends_with(&["/responses/input_tokens"]) {
+        Some(Purpose::Free)
+    } else if ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"]) {
+        Some(Purpose::Generate)
+    } else if ends_with(&["/embeddings", "/multimodalembeddings", "/contextualizedembeddings", "/rerank"]) {
+        Some(Purpose::Embed)
+    } else if is_below_a_call(path) {
+        // Cancelling a call, or going on with a run: the answer repeats what the whole has used.
+        Some(Purpose::Retrieve)
+    } else {
+        let is_other = ends_with(&[
+            "/images/generations",
+            "/images/edits",
+            "/images/variations",
+            "/audio/speech",
+            "/audio/transcriptions",
+            "/audio/translations",
+            "/videos",
+            "/ocr",
+            "/v1/batches",
+            "/batch/jobs",
+        ]);
+        is_other.then_some(Purpose::Other)
+    }
+}
+
+/// Whether the path is that of a call that was made before.
+fn is_below_a_call(path: &str) -> bool {
+    let is_run = path.contains("/threads/") && path.contains("/runs/");
+    is_run || path.contains("/responses/") || path.contains("/chat/completions/")
+}
+
+/// Tools that OpenAI runs itself and bills by the call.
+fn take_tool_calls(answer: &Node, report: &mut Report) {
+    let output = answer.get("output").map(Node::items).unwrap_or_default();
+    let count = |is_it: &dyn Fn(&Node, &str) -> bool| {
+        let kind = |item: &Node| item.get("type").and_then(Node::text).unwrap_or_default().to_owned();
+        output.iter().filter(|item| is_it(item, &kind(item))).count() as u64
+    };
+    // Opening a page that a search found is not a search.
+    let searches = count(&|item, kind| {
+        let action = item.path(&["action", "type"]).and_then(Node::text);
+        kind == "web_search_call" && action.is_none_or(|action| action == "search")
+    });
+    report.units.set(Unit::WebSearches, searches);
+    report.units.set(Unit::FileSearches, count(&|_, kind| kind == "file_search_call"));
+}
+
+fn take_images(answer: &Node, report: &mut Report) {
+    let is_image = |item: &&Node| item.get("url").is_some() || item.get("b64_json").is_some();
+    let images = answer.get("data").map(Node::items).unwrap_or_default().iter().filter(is_image).count() as u64;
+    if images > 0 {
+        report.units.set(Unit::Images, images);
+    }
+}
+
 /// Details are parts of the totals: they are taken out of them.
 fn take_usage(usage: &Node, report: &mut Report) {
     let (input, output) = (
         usage.get("prompt_tokens").or_else(|| usage.get("input_tokens")).and_then(Node::count),
         usage.get("completion_tokens").or_else(|| usage.get("output_tokens")).and_then(Node::count),
     );
-    if input.is_none() && output.is_none() && usage.get("total_tokens").is_none() {
+    let total = usage.count_of("total_tokens");
+    let mut counted = Counted {
+        input: input.unwrap_or(0),
+        cached: of_input(usage, "cached_tokens"),
+        output: output.unwrap_or(0),
+        reasoning: of_output(usage, "reasoning_tokens").max(usage.count_of("reasoning_tokens")),
+        total,
+        ..Counted::default()
+    };
+    for read in ACCENTS {
+        read(usage, &mut counted);
+    }
+    // Speech is billed by its length where it is not counted in tokens.
+    if let Some(seconds) = usage.get("seconds").and_then(Node::rounded_up) {
+        counted.units.set(Unit::InputAudioSeconds, seconds);
+    }
+    if input.is_none() && output.is_none() && total == 0 && counted.units.is_zero() {
         return;
     }
-    let output = output.unwrap_or(0);
-    // Voyage and Together report embeddings by the total alone.
-    let input = input.unwrap_or_else(|| usage.count_of("total_tokens").saturating_sub(output));
-    let of_input = |name| detail(usage, &["prompt_tokens_details", "input_tokens_details"], name);
-    let of_output = |name| detail(usage, &["completion_tokens_details", "output_tokens_details"], name);
+    report.usage = Some(buckets(usage, &counted));
+    report.units.add_all(&counted.units);
+    report.cost = counted.cost.or(report.cost);
+}
 
+fn buckets(usage: &Node, counted: &Counted) -> Usage {
     let mut used = Usage::default();
-    let cached = [
-        of_input("cached_tokens"),
-        usage.count_of("prompt_cache_hit_tokens"),
-        usage.count_of("cached_tokens"),
-        usage.count_of("num_cached_tokens"),
-    ];
-    used.set(Bucket::CacheRead, cached.into_iter().max().unwrap_or(0).min(input));
-    used.set(Bucket::CacheWrite, of_input("cache_write_tokens"));
-    used.set(Bucket::InputAudio, of_input("audio_tokens"));
-    used.set(Bucket::InputImage, of_input("image_tokens"));
-    used.set(Bucket::InputUncached, input.saturating_sub(used.input_total()));
+    used.set(Bucket::CacheRead, counted.cached.min(counted.input));
+    used.set(Bucket::CacheWrite, of_input(usage, "cache_write_tokens"));
+    used.set(Bucket::InputAudio, of_input(usage, "audio_tokens"));
+    used.set(Bucket::InputImage, of_input(usage, "image_tokens"));
+    used.set(Bucket::InputUncached, counted.input.saturating_sub(used.input_total()));
+    used.set(Bucket::Reasoning, counted.reasoning);
+    used.set(Bucket::OutputAudio, of_output(usage, "audio_tokens"));
+    used.set(Bucket::OutputImage, of_output(usage, "image_tokens"));
+    used.set(Bucket::OutputText, counted.output.saturating_sub(used.output_total()));
+    used
+}
 
-    let reasoning = of_output("reasoning_tokens");
-    used.set(Bucket::Reasoning, reasoning);
-    used.set(Bucket::OutputAudio, of_output("audio_tokens"));
-    used.set(Bucket::OutputImage, of_output("image_tokens"));
-    // xAI counts reasoning beside the completion, which its total gives away; everybody else inside it.
-    let total = usage.count_of("total_tokens");
-    let is_beside = reasoning > 0 && total == input.saturating_add(output).saturating_add(reasoning);
-    let output = if is_beside { output.saturating_add(reasoning) } else { output };
-    used.set(Bucket::OutputText, output.saturating_sub(used.output_total()));
-    report.usage = Some(used);
-    if let Some(cost) = usage.get("cost").and_then(Node::number).and_then(|text| text.parse().ok()) {
-        report.cost = Some(cost);
-    }
+fn of_input(usage: &Node, name: &str) -> u64 {
+    detail(usage, &["prompt_tokens_details", "input_tokens_details", "input_token_details"], name)
+}
+
+fn of_output(usage: &Node, name: &str) -> u64 {
+    detail(usage, &["completion_tokens_details", "output_tokens_details", "output_token_details"], name)
 }
 
 fn detail(usage: &Node, groups: &[&str], name: &str) -> u64 {

@@ -1,14 +1,14 @@
 //! Who answers at a host.
 
 /// A provider by the name of its host, and whether its own API is one that [`super::dialect`] does not know yet: then an answer that looks
-/// familiar is not what it seems (Bedrock, for one, wraps other makers' answers and names the model in the path).
+/// familiar is not what it seems.
 pub struct Provider {
     pub name: &'static str,
     pub is_foreign: bool,
 }
 
 /// Domains, with everything below them.
-const DOMAINS: [(&str, &str, bool); 19] = [
+const DOMAINS: [(&str, &str, bool); 20] = [
     ("api.openai.com", "openai", false),
     ("api.anthropic.com", "anthropic", false),
     ("openai.azure.com", "azure", false),
@@ -24,10 +24,11 @@ const DOMAINS: [(&str, &str, bool); 19] = [
     ("api.moonshot.ai", "moonshotai", false),
     ("api.mistral.ai", "mistral", false),
     ("api.voyageai.com", "voyageai", false),
-    ("generativelanguage.googleapis.com", "google", true),
-    ("aiplatform.googleapis.com", "vertex", true),
-    ("api.cohere.com", "cohere", true),
-    ("api.cohere.ai", "cohere", true),
+    ("generativelanguage.googleapis.com", "google", false),
+    ("cloudcode-pa.googleapis.com", "google", false),
+    ("aiplatform.googleapis.com", "vertex", false),
+    ("api.cohere.com", "cohere", false),
+    ("api.cohere.ai", "cohere", false),
 ];
 
 /// `host` in lower case, with or without a port.
@@ -35,11 +36,12 @@ pub fn at_host(host: &str) -> Option<Provider> {
     let host = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
-    if host.starts_with("bedrock-runtime") && host.contains(".amazonaws.com") {
-        return Some(Provider { name: "bedrock", is_foreign: true });
+    if host.starts_with("bedrock") && host.contains(".amazonaws.com") {
+        // Agents and knowledge bases have an API of their own, whose answers hold those of several models.
+        return Some(Provider { name: "bedrock", is_foreign: host.starts_with("bedrock-agent-runtime") });
     }
     if host.ends_with("-aiplatform.googleapis.com") {
-        return Some(Provider { name: "vertex", is_foreign: true });
+        return Some(Provider { name: "vertex", is_foreign: false });
     }
     let is_below = |domain: &str| host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
     DOMAINS

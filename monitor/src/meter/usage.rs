@@ -125,6 +125,8 @@ named! {
         AnnotatedPages = "annotated_pages",
         /// Pixels read.
         InputPixels = "input_pixels",
+        /// Texts classified (Cohere).
+        Classifications = "classifications",
     }
 }
 

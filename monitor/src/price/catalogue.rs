@@ -168,7 +168,7 @@ const fn bucket_dimensions(bucket: Bucket) -> &'static [(&'static str, &'static 
     }
 }
 
-/// The catalogue's dimensions of a counted unit. For images and fetched pages it has none, so they have no price.
+/// The catalogue's dimensions of a counted unit. For images, fetched pages and classifications it has none, so they have no price.
 const fn unit_dimensions(unit: Unit) -> &'static [(&'static str, &'static str)] {
     match unit {
         Unit::Requests => &[("family", "requests")],
@@ -186,6 +186,7 @@ const fn unit_dimensions(unit: Unit) -> &'static [(&'static str, &'static str)] 
         Unit::DocumentPages => &[("family", "document_pages"), INPUT],
         Unit::AnnotatedPages => &[("family", "document_pages"), INPUT, ("page_type", "annotated")],
         Unit::InputPixels => &[("family", "pixels"), INPUT],
+        Unit::Classifications => &[("family", "classifications")],
     }
 }
 
@@ -346,7 +347,7 @@ mod tests {
                 assert!(general.iter().all(|(key, value)| special.get(key) == Some(value)), "{what}");
                 assert!(general.len() < special.len(), "{what}");
             }
-            assert_eq!(chain.is_empty(), matches!(*what, "images" | "web_fetches"), "{what}");
+            assert_eq!(chain.is_empty(), matches!(*what, "images" | "web_fetches" | "classifications"), "{what}");
         }
     }
 

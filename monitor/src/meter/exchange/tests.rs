@@ -1,3 +1,5 @@
+mod providers;
+
 use insta::assert_json_snapshot;
 use serde_json::json;
 
@@ -275,10 +277,10 @@ fn what_is_free_is_free() {
 
 #[test]
 fn an_api_that_is_not_read_yet_is_unknown_and_not_free() {
-    let request = json!({"contents": [{"parts": [{"text": "hi"}]}]});
-    let answer = r#"{"usageMetadata": {"promptTokenCount": 3}}"#;
-    let path = "/v1beta/models/gemini-3-flash:generateContent";
-    let metered = exchange("generativelanguage.googleapis.com", path, &request, "application/json", answer);
+    let request = json!({"inputText": "hi"});
+    let path = "/agents/a/agentAliases/b/sessions/c/text";
+    let host = "bedrock-agent-runtime.us-east-1.amazonaws.com";
+    let metered = exchange(host, path, &request, "application/vnd.amazon.eventstream", "...");
     assert_eq!((&metered["basis"], &metered["billing"]), (&json!("floor"), &json!("Unknown")));
 }
 
