@@ -94,7 +94,7 @@ impl Kernel {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration {path}: {source}")]
+    #[error("cannot read the configuration {path}: {source}; check the path and who may read it")]
     Read { path: PathBuf, source: io::Error },
     #[error("the configuration {path} is wrong: {what}")]
     Invalid { path: PathBuf, what: String },
