@@ -21,6 +21,8 @@ pub struct Body {
     framing: Progress,
     decoder: Decoder,
     format: Format,
+    /// Something of it has come. An answer without a body may name a coding all the same.
+    has_begun: bool,
     /// Bytes that were lost or could not be decoded.
     pub lost: u64,
 }
@@ -76,7 +78,7 @@ impl Body {
             Framing::Close | Framing::Tunnel => Progress::Close,
         };
         // Several codings in one field would be undone from the right; none of the APIs stacks them.
-        Self { framing, decoder: Decoder::new(headers.get("content-encoding")), format, lost: 0 }
+        Self { framing, decoder: Decoder::new(headers.get("content-encoding")), format, has_begun: false, lost: 0 }
     }
 
     pub fn is_done(&self) -> bool {
@@ -119,6 +121,7 @@ impl Body {
         if data.is_empty() {
             return;
         }
+        self.has_begun = true;
         let format = &mut self.format;
         if self.decoder.decode(data, |piece| format.push(piece, limits, out)).is_err() {
             self.lost = self.lost.saturating_add(data.len() as u64);
@@ -141,7 +144,7 @@ impl Body {
     /// Nothing more will come.
     pub fn finish(&mut self, limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) {
         let format = &mut self.format;
-        if self.decoder.finish(|piece| format.push(piece, limits, out)).is_err() {
+        if self.has_begun && self.decoder.finish(|piece| format.push(piece, limits, out)).is_err() {
             self.lost = self.lost.max(1);
         }
         self.format.finish(limits, out);

@@ -178,6 +178,15 @@ fn close_delimited_bodies_are_complete_at_the_end_and_others_are_not() {
 }
 
 #[test]
+fn a_coding_without_a_body_loses_nothing() {
+    let head = whole(
+        r">HEAD / HTTP/1.1\r\n\r\n
+<HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n",
+    );
+    assert!(head.ends_with("0 answer 200\n0 Complete lost 0\n"), "{head}");
+}
+
+#[test]
 fn what_cannot_be_read_is_said() {
     assert_eq!(
         whole(r">PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
