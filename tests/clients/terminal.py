@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -18,6 +19,9 @@ class Terminal:
     def __init__(self):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            # A job in the background of a script ignores interrupts, and so would everything below it.
+            for interrupt in (signal.SIGINT, signal.SIGQUIT):
+                signal.signal(interrupt, signal.SIG_DFL)
             os.environ.update(PS1="ready> ", TERM="dumb")
             os.execv("/bin/bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
         self.text = ""
