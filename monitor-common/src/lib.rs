@@ -74,13 +74,37 @@ pub struct Connection {
     pub sent: u64,
     /// Plaintext bytes read so far.
     pub received: u64,
-    /// `sent + 1` at the last request start that took a credit: a retried write does not take a second one.
-    pub credited_at: u64,
+    /// Requests that start before this offset of what was sent have taken their credit: a retried write does not take a second one.
+    pub credited_to: u64,
+    /// How far what was sent has been followed.
+    pub walk: Walk,
     /// One of the `VERDICT_*` states.
     pub verdict: u32,
     /// Calls seen without a verdict.
     pub undecided: u32,
 }
+
+/// How far the client's bytes of a connection were followed, to see where its requests start.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Walk {
+    /// Bytes of the current frame that have not come.
+    pub left: u64,
+    /// Bytes of the frame's header that have come (of the connection's beginning, while it is not known what is spoken), the latest one lowest.
+    pub seen: u64,
+    /// How many.
+    pub have: u32,
+    /// One of the `PROTOCOL_*`.
+    pub protocol: u32,
+}
+
+pub const PROTOCOL_UNKNOWN: u32 = 0;
+/// A request starts where a write begins with a method.
+pub const PROTOCOL_HTTP1: u32 = 1;
+/// A request starts with a `HEADERS` frame.
+pub const PROTOCOL_HTTP2: u32 = 2;
+/// Every message of the client may be a request.
+pub const PROTOCOL_WEBSOCKET: u32 = 3;
 
 /// No bytes yet that tell what the connection speaks.
 pub const VERDICT_UNKNOWN: u32 = 0;
@@ -91,7 +115,7 @@ pub const VERDICT_IGNORE: u32 = 2;
 
 /// Kinds of records in the ring.
 pub const KIND_DATA: u8 = 1;
-/// A request starts on a connection: at the entry of the write, before any of its bytes left.
+/// Requests start on a connection: at the entry of the write, before any of its bytes left.
 pub const KIND_START: u8 = 2;
 /// The connection's TLS object was freed.
 pub const KIND_CLOSE: u8 = 3;
@@ -101,9 +125,9 @@ pub const KIND_EXIT: u8 = 6;
 
 /// [`KIND_DATA`]: bytes the process wrote / read.
 pub const FLAG_SENT: u8 = 1;
-/// [`KIND_START`]: a credit was taken.
+/// [`KIND_START`]: a credit was taken for each of them.
 pub const FLAG_CREDITED: u8 = 2;
-/// [`KIND_START`]: no credit was left; the process was sent `SIGSTOP` and the record carries the beginning of the request.
+/// [`KIND_START`]: there were not enough credits; the process was sent `SIGSTOP` and the record carries the beginning of the request.
 pub const FLAG_HELD: u8 = 4;
 /// The kernel could not send the signal.
 pub const FLAG_SIGNAL_FAILED: u8 = 8;
@@ -129,7 +153,8 @@ pub struct Header {
     pub wanted: u32,
     pub kind: u8,
     pub flags: u8,
-    pub reserved: u16,
+    /// Start: how many requests start in this write.
+    pub starts: u16,
 }
 
 /// A record of one tier as it lies in the ring.
@@ -153,6 +178,8 @@ pub struct Counters {
     pub uncopied_bytes: u64,
     /// Copies from user memory that failed.
     pub unreadable_buffers: u64,
+    /// Bytes in which no request could be looked for: a write of more frames than are followed.
+    pub unwalked_bytes: u64,
     /// Entries that found no room in a map.
     pub map_full: u64,
     /// Signals that could not be sent.

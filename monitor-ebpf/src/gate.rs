@@ -37,21 +37,22 @@ pub fn refuse_if_shut(slot: u32) -> bool {
     true
 }
 
-/// Takes one credit for a request that starts, or stops the process; returns the flags for the start record.
+/// Takes a credit for each of `starts` requests, or stops the process in front of all of them; returns the flags for the start record.
 #[inline(always)]
-pub fn take_credit(slot: u32) -> u8 {
+pub fn take_credits(slot: u32, starts: u32) -> u8 {
     let Some(gate) = GATES.get_ptr_mut(slot) else { return 0 };
+    let wanted = u64::from(starts);
     // SAFETY: a live map value.
     let credits = unsafe { &raw mut (*gate).credits }.cast::<u64>();
     // SAFETY: as above.
-    let before = unsafe { atomic_xsub::<u64, u64, { AtomicOrdering::SeqCst }>(credits, 1) } as i64;
-    if before > 0 {
+    let before = unsafe { atomic_xsub::<u64, u64, { AtomicOrdering::SeqCst }>(credits, wanted) } as i64;
+    if before >= i64::from(starts) {
         // SAFETY: as above.
-        unsafe { fetch_add(&raw mut (*gate).taken, 1) };
+        unsafe { fetch_add(&raw mut (*gate).taken, wanted) };
         return FLAG_CREDITED;
     }
     // SAFETY: as above.
-    unsafe { fetch_add(credits, 1) };
+    unsafe { fetch_add(credits, wanted) };
     // SAFETY: as above.
     unsafe { fetch_add(&raw mut (*gate).held, 1) };
     if send(gate, SIGSTOP) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }

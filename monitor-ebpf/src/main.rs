@@ -14,6 +14,7 @@ mod gate;
 mod maps;
 mod process;
 mod record;
+mod requests;
 mod tls;
 
 #[cfg(not(test))]

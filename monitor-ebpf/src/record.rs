@@ -30,7 +30,7 @@ pub fn header(kind: u8, flags: u8, slot: u32) -> Header {
         wanted: 0,
         kind,
         flags,
-        reserved: 0,
+        starts: 0,
     }
 }
 

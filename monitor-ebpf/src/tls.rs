@@ -2,23 +2,21 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_boot_ns, bpf_probe_read_user},
-    },
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
 use monitor_common::{
-    Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, Process, TIERS, VERDICT_HTTP,
-    VERDICT_IGNORE, VERDICT_UNKNOWN,
+    Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, PROTOCOL_HTTP1,
+    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN, Walk,
 };
 
 use crate::{
-    gate::{refuse_if_shut, take_credit},
+    gate::{refuse_if_shut, take_credits},
     maps::{CALLS, CONNECTIONS, Call, PROCESSES, count},
     process::current,
     record::{emit, emit_bytes, header},
+    requests::{Walker, is_preface, is_upgrade, may_begin_request, read_user, starts_request},
 };
 
 /// Calls without a recognised beginning after which a connection is ignored.
@@ -93,17 +91,6 @@ fn key(object: u64) -> ConnectionKey {
 }
 
 #[inline(always)]
-fn read_user<T: Default>(address: u64) -> T {
-    let mut value = T::default();
-    // SAFETY: the destination has the size of `T`; the helper checks the source.
-    let status = unsafe { bpf_probe_read_user((&raw mut value).cast(), size_of::<T>() as u32, address as *const _) };
-    if status != 0 {
-        count(|c| c.unreadable_buffers += 1);
-    }
-    value
-}
-
-#[inline(always)]
 fn remember_call(call: &Call) {
     if CALLS.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
         count(|c| c.map_full += 1);
@@ -130,28 +117,32 @@ fn enter_write<C: EbpfContext + Arguments>(ctx: &C, len: u64, length_at: u64) ->
     }
     if let Some(connection) = connection(key(call.object), &process) {
         // SAFETY: a live map value; one thread at a time writes to a TLS object.
-        begin_request(&call, len, unsafe { &mut *connection });
+        begin_requests(&call, len, unsafe { &mut *connection });
     }
     0
 }
 
-/// The first bytes of a request take a credit. A write that is tried again (it returned an error, nothing was sent) does not take another.
+/// Requests that start take a credit each. A write that is tried again (it returned an error, nothing was sent) takes none.
 #[inline(always)]
-fn begin_request(call: &Call, len: u64, connection: &mut Connection) {
-    if connection.verdict == VERDICT_IGNORE || connection.credited_at == connection.sent + 1 {
+fn begin_requests(call: &Call, len: u64, connection: &mut Connection) {
+    if connection.verdict == VERDICT_IGNORE {
         return;
     }
-    if !starts_request(read_user::<u64>(call.buffer), len) {
+    let walker = Walker::over(connection, call.buffer, len);
+    if walker.walk.protocol != PROTOCOL_UNKNOWN {
+        connection.verdict = VERDICT_HTTP;
+    }
+    if walker.starts == 0 {
         return;
     }
-    connection.verdict = VERDICT_HTTP;
-    connection.credited_at = connection.sent + 1;
-    let flags = take_credit(call.slot);
+    connection.credited_to = walker.credited_to;
+    let flags = take_credits(call.slot, walker.starts);
     let mut header = header(KIND_START, flags, call.slot);
     header.object = call.object;
     header.connection_born = connection.born;
     header.offset = connection.sent;
     header.wanted = if len > u64::from(u32::MAX) { u32::MAX } else { len as u32 };
+    header.starts = if walker.starts > u32::from(u16::MAX) { u16::MAX } else { walker.starts as u16 };
     if flags & FLAG_HELD == 0 {
         emit(header);
     } else {
@@ -174,7 +165,8 @@ fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> 
         born: unsafe { bpf_ktime_get_boot_ns() },
         sent: 0,
         received: 0,
-        credited_at: 0,
+        credited_to: 0,
+        walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
     };
@@ -206,9 +198,13 @@ fn commit(call: &Call, len: u64) {
     header.connection_born = connection.born;
     if call.sent == 1 {
         header.offset = connection.sent;
+        if connection.walk.protocol != PROTOCOL_HTTP1 {
+            connection.walk = Walker::over(connection, call.buffer, len).walk;
+        }
         connection.sent += len;
     } else {
         header.offset = connection.received;
+        upgrade(call, len, connection);
         connection.received += len;
     }
     emit_bytes(header, call.buffer, len);
@@ -217,10 +213,19 @@ fn commit(call: &Call, len: u64) {
 /// A process that *reads* a request is a server: nothing it does costs money here.
 #[inline(always)]
 fn judge(call: &Call, len: u64, connection: &mut Connection) {
-    let request = starts_request(read_user::<u64>(call.buffer), len);
-    if request && call.sent == 0 {
+    let word = read_user::<u64>(call.buffer);
+    if call.sent == 0 && len >= 8 && (starts_request(word, len) || is_preface(word)) {
         connection.verdict = VERDICT_IGNORE;
         return;
+    }
+    if call.sent == 1 {
+        let walk = Walker::over(connection, call.buffer, len).walk;
+        if may_begin_request(walk.seen, walk.have) {
+            // Too short to tell, and nothing of it may be missing if it is one.
+            connection.verdict = VERDICT_HTTP;
+            return;
+        }
+        connection.walk = walk;
     }
     connection.undecided += 1;
     if connection.undecided > UNDECIDED_CALLS {
@@ -228,23 +233,15 @@ fn judge(call: &Call, len: u64, connection: &mut Connection) {
     }
 }
 
-/// Whether the first eight bytes (in memory order) begin an HTTP request: a method and a space, or HTTP/2's preface.
+/// After `101 Switching Protocols` what the client writes is followed as WebSocket messages; user space knows what it really is.
 #[inline(always)]
-fn starts_request(word: u64, len: u64) -> bool {
-    let is = |text: &[u8; 8], n: u32| {
-        let mask = if n == 8 { u64::MAX } else { (1u64 << (n * 8)) - 1 };
-        u64::from_le_bytes(*text) & mask == word & mask
-    };
-    len >= 8
-        && (is(b"POST \0\0\0", 5)
-            || is(b"GET \0\0\0\0", 4)
-            || is(b"PUT \0\0\0\0", 4)
-            || is(b"PATCH \0\0", 6)
-            || is(b"HEAD \0\0\0", 5)
-            || is(b"DELETE \0", 7)
-            || is(b"OPTIONS ", 8)
-            || is(b"CONNECT ", 8)
-            || is(b"PRI * HT", 8))
+fn upgrade(call: &Call, len: u64, connection: &mut Connection) {
+    if connection.walk.protocol == PROTOCOL_HTTP1
+        && len >= 12
+        && is_upgrade(read_user::<u64>(call.buffer), read_user::<u32>(call.buffer + 8))
+    {
+        connection.walk = Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_WEBSOCKET };
+    }
 }
 
 /// Word-sized arguments of the probed function.

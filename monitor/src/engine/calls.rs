@@ -26,8 +26,8 @@ impl Engine {
                     pipeline.push(direction, offset, bytes, at, out);
                 });
             }
-            Event::RequestStart { connection, slot, admission, wanted: _, head } => {
-                self.on_start(connection, slot, admission, head, at);
+            Event::RequestStart { connection, slot, admission, starts, head } => {
+                self.on_start(connection, slot, admission, starts, head);
             }
             Event::Closed { connection } => self.close(connection, at),
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
@@ -36,23 +36,15 @@ impl Engine {
         }
     }
 
-    fn on_start(&mut self, id: ConnectionId, slot: Slot, admission: Admission, head: &[u8], at: Timestamp) {
-        if !self.tasks.contains_key(&slot) {
-            return;
-        }
+    fn on_start(&mut self, id: ConnectionId, slot: Slot, admission: Admission, starts: u16, head: &[u8]) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
         self.touched.insert(slot);
         match admission {
             Admission::Held => {
-                if let Some(task) = self.tasks.get_mut(&slot) {
-                    task.held_seen += 1;
-                }
-                return self.on_held(id, slot, head);
+                task.held_seen += 1;
+                return self.on_held(id, slot, starts, head);
             }
-            Admission::Credited => {
-                if let Some(task) = self.tasks.get_mut(&slot) {
-                    task.taken_seen += 1;
-                }
-            }
+            Admission::Credited => task.taken_seen += u64::from(starts),
             Admission::Escaped => {
                 self.alert(
                     Kind::Lost,
@@ -61,11 +53,13 @@ impl Engine {
                 );
             }
         }
-        self.admit(id, slot, at);
+        for _ in 0..starts {
+            self.admit(id, slot);
+        }
     }
 
     /// Opens a hold for a request that is on its way.
-    fn admit(&mut self, id: ConnectionId, slot: Slot, _at: Timestamp) {
+    fn admit(&mut self, id: ConnectionId, slot: Slot) {
         let hold = HoldId(self.new_id());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.account.start(hold, id.pid);

@@ -37,7 +37,7 @@ pub struct HeldRequest {
 }
 
 impl Engine {
-    pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, head: &[u8]) {
+    pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8]) {
         let least = self.least_cost(head);
         let process = self.held.entry(connection.pid).or_insert_with(|| HeldProcess {
             slot,
@@ -45,7 +45,8 @@ impl Engine {
             is_stopped: false,
             since: Instant::now(),
         });
-        process.requests.push(HeldRequest { connection, least, allowed: None });
+        let requests = (0..starts).map(|_| HeldRequest { connection, least, allowed: None });
+        process.requests.extend(requests);
     }
 
     /// Prices a request by its own bytes, where they name the model.

@@ -312,7 +312,7 @@ impl Engine {
                 Some(slot),
                 format!("process {pid} was stopped at the gate and the record of it was lost"),
             );
-            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, &[]);
+            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, 1, &[]);
         }
     }
 
@@ -409,8 +409,11 @@ impl Engine {
 
     fn report_losses(&mut self) {
         let counters = self.probes.counters();
-        let losses =
-            counters.dropped_records + counters.uncopied_bytes + counters.unreadable_buffers + counters.map_full;
+        let losses = counters.dropped_records
+            + counters.uncopied_bytes
+            + counters.unwalked_bytes
+            + counters.unreadable_buffers
+            + counters.map_full;
         if losses > self.reported_losses {
             self.reported_losses = losses;
             let message = format!(
@@ -418,7 +421,7 @@ impl Engine {
                  without room; calls that were touched say `floor` or `estimated`",
                 counters.dropped_records,
                 counters.dropped_bytes,
-                counters.uncopied_bytes,
+                counters.uncopied_bytes + counters.unwalked_bytes,
                 counters.unreadable_buffers,
                 counters.map_full
             );

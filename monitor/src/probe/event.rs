@@ -45,12 +45,12 @@ pub enum Event<'a> {
         offset: StreamOffset,
         bytes: &'a [u8],
     },
-    /// A request is about to leave; `head` has its first bytes where it was stopped, `wanted` is the length of that write.
+    /// `starts` requests are about to leave in one write; `head` has its first bytes where it was stopped.
     RequestStart {
         connection: ConnectionId,
         slot: Slot,
         admission: Admission,
-        wanted: u32,
+        starts: u16,
         head: &'a [u8],
     },
     Closed {
@@ -97,7 +97,7 @@ impl<'a> Event<'a> {
                 } else {
                     Admission::Escaped
                 };
-                Event::RequestStart { connection, slot, admission, wanted: header.wanted, head: payload }
+                Event::RequestStart { connection, slot, admission, starts: header.starts, head: payload }
             }
             KIND_CLOSE => Event::Closed { connection },
             KIND_FORK => {

@@ -131,6 +131,7 @@ impl Probes {
             sum.dropped_records += cpu.dropped_records;
             sum.dropped_bytes += cpu.dropped_bytes;
             sum.uncopied_bytes += cpu.uncopied_bytes;
+            sum.unwalked_bytes += cpu.unwalked_bytes;
             sum.unreadable_buffers += cpu.unreadable_buffers;
             sum.map_full += cpu.map_full;
             sum.signal_failures += cpu.signal_failures;

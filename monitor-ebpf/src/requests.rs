@@ -1,0 +1,257 @@
+//! Where requests start in what a client writes.
+//!
+//! HTTP/1: where a write begins with a method. HTTP/2: with each `HEADERS` frame, wherever it lies; frames are followed across writes. WebSocket:
+//! with each data message. What is found here decides about credits only; user space reads the bytes properly.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use monitor_common::{Connection, PROTOCOL_HTTP1, PROTOCOL_HTTP2, PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Walk};
+
+use crate::maps::count;
+
+/// Steps of one walk: a frame takes one for its payload and one for each byte of its header that is looked at.
+const STEPS: u32 = 16_384;
+/// Bytes that tell what a connection speaks.
+const FIRST: u32 = 8;
+/// Bytes of HTTP/2's connection preface (RFC 9113 §3.4).
+const PREFACE: u64 = 24;
+/// Bytes of an HTTP/2 frame header up to and with the type, and after it (RFC 9113 §4.1).
+const H2_HEAD: u32 = 4;
+const H2_REST: u64 = 5;
+const H2_HEADERS: u64 = 1;
+/// Bytes of a client's mask (RFC 6455 §5.2).
+const MASK: u64 = 4;
+
+/// A walk over one write.
+pub struct Walker {
+    pub walk: Walk,
+    buffer: u64,
+    left: u64,
+    /// Offset in what was sent of the next byte.
+    at: u64,
+    /// Up to here requests have their credits; after the walk, with those found in it.
+    pub credited_to: u64,
+    /// Requests that start and have no credit yet.
+    pub starts: u32,
+}
+
+impl Walker {
+    /// Follows `len` bytes at `buffer` of the current process, which come next on the connection.
+    #[inline(always)]
+    pub fn over(connection: &Connection, buffer: u64, len: u64) -> Self {
+        let (walk, at, credited_to) = (connection.walk, connection.sent, connection.credited_to);
+        let mut walker = Self { walk, buffer, left: len, at, credited_to, starts: 0 };
+        // What is spoken can be told at the beginning of a connection or, where that was not seen, of a write.
+        if walk.protocol == PROTOCOL_HTTP1 || (walk.protocol == PROTOCOL_UNKNOWN && walk.have == 0 && len >= 8) {
+            walker.begin(read_user::<u64>(buffer), len);
+        }
+        // SAFETY: the callback takes exactly this context, which outlives the call.
+        unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walker).cast(), 0) };
+        if walker.left > 0 {
+            count(|c| c.unwalked_bytes += walker.left);
+            (walker.walk.left, walker.walk.have) = (0, 0);
+        }
+        walker
+    }
+
+    /// Looks at the first bytes of a write.
+    #[inline(always)]
+    fn begin(&mut self, word: u64, len: u64) {
+        if starts_request(word, len) {
+            self.walk.protocol = PROTOCOL_HTTP1;
+            self.start(self.at);
+        } else if self.walk.protocol == PROTOCOL_UNKNOWN {
+            if is_preface(word) {
+                self.walk.protocol = PROTOCOL_HTTP2;
+                self.walk.left = PREFACE;
+            } else if is_frame(word) {
+                self.walk.protocol = PROTOCOL_HTTP2;
+            }
+        }
+        if matches!(self.walk.protocol, PROTOCOL_HTTP1 | PROTOCOL_UNKNOWN) {
+            self.left = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn start(&mut self, at: u64) {
+        if at >= self.credited_to {
+            self.credited_to = at + 1;
+            self.starts += 1;
+        }
+    }
+
+    /// One byte of a header more.
+    #[inline(always)]
+    fn header_byte(&mut self, byte: u8) {
+        self.walk.seen = (self.walk.seen << 8) | u64::from(byte);
+        self.walk.have += 1;
+        match self.walk.protocol {
+            PROTOCOL_HTTP2 => self.h2_byte(),
+            PROTOCOL_WEBSOCKET => self.websocket_byte(),
+            _ => self.first_byte(),
+        }
+    }
+
+    /// The beginning of a connection, in writes shorter than a method.
+    #[inline(always)]
+    fn first_byte(&mut self) {
+        if self.walk.have < FIRST {
+            return;
+        }
+        let word = self.walk.seen.swap_bytes();
+        self.walk.have = 0;
+        if starts_request(word, u64::from(FIRST)) {
+            self.walk.protocol = PROTOCOL_HTTP1;
+            self.start(0);
+        } else if is_preface(word) {
+            self.walk.protocol = PROTOCOL_HTTP2;
+            self.walk.left = PREFACE - u64::from(FIRST);
+        }
+        if self.walk.protocol != PROTOCOL_HTTP2 {
+            self.left = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn h2_byte(&mut self) {
+        if self.walk.have < H2_HEAD {
+            return;
+        }
+        if self.walk.seen & 0xff == H2_HEADERS {
+            self.start(self.at - u64::from(H2_HEAD));
+        }
+        self.walk.left = ((self.walk.seen >> 8) & 0x00ff_ffff) + H2_REST;
+        self.walk.have = 0;
+    }
+
+    #[inline(always)]
+    fn websocket_byte(&mut self) {
+        let seen = self.walk.seen;
+        let length = match self.walk.have {
+            2 => {
+                // Text or binary; control frames and continuations start nothing.
+                if matches!((seen >> 8) & 0x0f, 1 | 2) {
+                    self.start(self.at - 2);
+                }
+                seen & 0x7f
+            }
+            4 if (seen >> 16) & 0x7f == 126 => seen & 0xffff,
+            10 => seen,
+            _ => return,
+        };
+        if self.walk.have == 2 && length >= 126 {
+            return;
+        }
+        self.walk.left = length.saturating_add(MASK);
+        self.walk.have = 0;
+    }
+}
+
+/// One step of a walk; 1 ends it.
+unsafe extern "C" fn step(_round: u32, context: *mut c_void) -> i64 {
+    // SAFETY: called by `Walker::over` only, with a `Walker` on its stack.
+    let walker = unsafe { &mut *context.cast::<Walker>() };
+    if walker.left == 0 {
+        return 1;
+    }
+    if walker.walk.left > 0 {
+        let skip = if walker.walk.left < walker.left { walker.walk.left } else { walker.left };
+        walker.walk.left -= skip;
+        walker.advance(skip);
+        return 0;
+    }
+    let byte = read_user::<u8>(walker.buffer);
+    walker.advance(1);
+    walker.header_byte(byte);
+    0
+}
+
+impl Walker {
+    #[inline(always)]
+    fn advance(&mut self, bytes: u64) {
+        self.buffer += bytes;
+        self.left -= bytes;
+        self.at += bytes;
+    }
+}
+
+/// A value at an address of the current process; zero where it cannot be read.
+#[inline(always)]
+pub fn read_user<T: Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the destination has the size of `T`; the helper checks the source.
+    let status = unsafe { bpf_probe_read_user((&raw mut value).cast(), size_of::<T>() as u32, address as *const _) };
+    if status != 0 {
+        count(|c| c.unreadable_buffers += 1);
+    }
+    value
+}
+
+/// Whether `word`, eight bytes in memory order, begins with the first `n` bytes of `text`.
+#[inline(always)]
+fn is(word: u64, text: &[u8; 8], n: u32) -> bool {
+    let mask = if n == 8 { u64::MAX } else { (1u64 << (n * 8)) - 1 };
+    u64::from_le_bytes(*text) & mask == word & mask
+}
+
+/// Whether the first eight bytes begin an HTTP/1 request: a method and a space.
+#[inline(always)]
+pub fn starts_request(word: u64, len: u64) -> bool {
+    len >= 8
+        && (is(word, b"POST \0\0\0", 5)
+            || is(word, b"GET \0\0\0\0", 4)
+            || is(word, b"PUT \0\0\0\0", 4)
+            || is(word, b"PATCH \0\0", 6)
+            || is(word, b"HEAD \0\0\0", 5)
+            || is(word, b"DELETE \0", 7)
+            || is(word, b"OPTIONS ", 8)
+            || is(word, b"CONNECT ", 8))
+}
+
+/// Whether `have` bytes, fewer than tell, may be the beginning of an HTTP request; the latest one is the lowest of `seen`.
+#[inline(always)]
+pub fn may_begin_request(seen: u64, have: u32) -> bool {
+    let is = |text: &[u8; 8]| u64::from_be_bytes(*text) >> (64 - 8 * have) == seen;
+    (1..FIRST).contains(&have)
+        && (is(b"POST /\0\0")
+            || is(b"GET /\0\0\0")
+            || is(b"PUT /\0\0\0")
+            || is(b"PATCH /\0")
+            || is(b"HEAD /\0\0")
+            || is(b"DELETE /")
+            || is(b"OPTIONS ")
+            || is(b"CONNECT ")
+            || is(b"PRI * HT"))
+}
+
+/// Whether they begin HTTP/2.
+#[inline(always)]
+pub fn is_preface(word: u64) -> bool {
+    is(word, b"PRI * HT", 8)
+}
+
+/// Whether they are likely the header of a client's HTTP/2 frame, on a connection that was not seen from its beginning.
+#[inline(always)]
+fn is_frame(word: u64) -> bool {
+    let byte = |index: u32| (word >> (index * 8)) & 0xff;
+    let length = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+    let is_reserved = byte(5) & 0x80 != 0;
+    // The last byte of the stream's number is the ninth.
+    let is_high_zero = byte(5) | byte(6) | byte(7) == 0;
+    !is_reserved
+        && match byte(3) {
+            0 | H2_HEADERS => length > 0 && length <= 65_536,
+            3 | 8 => length == 4,
+            4 => length % 6 == 0 && length < 256 && is_high_zero,
+            6 => length == 8 && is_high_zero,
+            _ => false,
+        }
+}
+
+/// Whether they begin an answer that leaves HTTP/1.1 for another protocol.
+#[inline(always)]
+pub fn is_upgrade(word: u64, rest: u32) -> bool {
+    is(word, b"HTTP/1.1", 8) && rest == u32::from_le_bytes(*b" 101")
+}
