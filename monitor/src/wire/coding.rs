@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use brotli_decompressor::{
-    BrotliDecompressStream, BrotliResult, BrotliState, HuffmanCode, StandardAlloc,
+    BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc,
 };
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use zstd::stream::raw::{self as zstd_raw, DParameter, InBuffer, Operation as _, OutBuffer};

@@ -176,7 +176,7 @@ impl Http1 {
                 bytes
             }
             State::Lost => {
-                if !at_beginning || !head::begins_request(bytes) {
+                if !at_beginning || !begins_request(bytes) {
                     return &[];
                 }
                 self.requests.state = State::Head;
@@ -196,7 +196,7 @@ impl Http1 {
         self.requests.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
         let whole = &self.requests.head;
         let Some(end) = head::end(whole, searched) else {
-            if !head::may_begin_request(whole) || whole.len() >= self.limits.head {
+            if !may_begin_request(whole) || whole.len() >= self.limits.head {
                 self.not_a_request(sink);
             }
             return &[];
@@ -303,7 +303,7 @@ impl Http1 {
         self.answers.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
         let whole = &self.answers.head;
         let Some(end) = head::end(whole, searched) else {
-            if !head::may_begin_response(whole) || whole.len() >= self.limits.head {
+            if !may_begin_response(whole) || whole.len() >= self.limits.head {
                 self.lose_answers(1, sink);
             }
             return &[];

@@ -36,7 +36,7 @@ fn content_length(headers: &Headers) -> Result<Option<u64>, InvalidHead> {
 
 const MAX_FIELDS: usize = 128;
 
-fn fields(fields: &[httparse::Header<'_>]) -> Headers {
+fn kept(fields: &[httparse::Header<'_>]) -> Headers {
     fields.iter().map(|field| (field.name.as_bytes(), field.value)).collect()
 }
 
@@ -45,7 +45,7 @@ pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing, usize), InvalidHea
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else { return Err(InvalidHead) };
-    let headers = fields(request.headers);
+    let headers = kept(request.headers);
     let framing =
         if is_chunked(&headers) { Framing::Chunked } else { Framing::Length(content_length(&headers)?.unwrap_or(0)) };
     let head = RequestHead {
@@ -63,7 +63,7 @@ pub fn response(bytes: &[u8], method: &str) -> Result<(ResponseHead, Framing, us
     let mut response = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(length)) = response.parse(bytes) else { return Err(InvalidHead) };
     let status = response.code.unwrap_or_default();
-    let headers = fields(response.headers);
+    let headers = kept(response.headers);
     let framing = match status {
         101 => Framing::Tunnel,
         200..300 if method == "CONNECT" => Framing::Tunnel,
