@@ -1,10 +1,11 @@
 //! Bodies: transfer framing off, content coding off, messages told apart.
 
 use super::{
-    Limits, Message,
-    chunked::Chunked,
+    Event, ExchangeId, Field, Headers, Limits, Message, Sink,
     coding::Decoder,
-    head::{Framing, Headers},
+    event_stream::Frames,
+    form::Form,
+    http1::{Chunked, Framing},
     lines::Tail,
     sse::Events,
 };
@@ -14,6 +15,28 @@ use super::{
 pub enum Piece<'a> {
     Bytes(&'a [u8]),
     Message(Message<'a>),
+    Field(Field<'a>),
+}
+
+impl Piece<'_> {
+    /// Says it of the body of a request.
+    pub fn emit_request(self, exchange: ExchangeId, sink: &mut dyn Sink) {
+        match self {
+            Self::Bytes(data) => sink.event(exchange, Event::RequestBody(data)),
+            Self::Field(field) => sink.event(exchange, Event::RequestField(field)),
+            // Requests are not streams of messages.
+            Self::Message(_) => {}
+        }
+    }
+
+    /// Says it of the body of an answer.
+    pub fn emit_answer(self, exchange: ExchangeId, sink: &mut dyn Sink) {
+        match self {
+            Self::Bytes(data) => sink.event(exchange, Event::ResponseBody(data)),
+            Self::Message(message) => sink.event(exchange, Event::Message(message)),
+            Self::Field(_) => {}
+        }
+    }
 }
 
 /// One body on its way.
@@ -39,9 +62,14 @@ enum Format {
     Document,
     /// Not known before the first bytes that are not space.
     Unsniffed,
-    EventStream(Events),
+    Sse(Events),
     /// One message a line.
     Lines(Tail),
+    /// An AWS event stream.
+    Frames(Frames),
+    Form(Box<Form>),
+    /// Bytes were lost, and what follows makes no sense without them.
+    Torn,
 }
 
 /// The body cannot be followed any further: where it ends is unknown.
@@ -49,16 +77,18 @@ enum Format {
 pub struct OutOfStep;
 
 impl Body {
-    /// A body whose pieces are handed on as they are, whatever they are.
-    pub fn document(framing: Framing, headers: &Headers) -> Self {
-        Self::new(framing, headers, Format::Document)
+    /// The body of a request: one document, or a form.
+    pub fn of_request(framing: Framing, headers: &Headers) -> Self {
+        let form = headers.get("content-type").and_then(Form::new);
+        Self::new(framing, headers, form.map_or(Format::Document, |form| Format::Form(Box::new(form))))
     }
 
-    /// A body that may be a stream of messages, by its media type or, where servers name that wrongly, its beginning.
-    pub fn answer(framing: Framing, headers: &Headers) -> Self {
+    /// The body of an answer, which may be a stream of messages, by its media type or, where servers name that wrongly, its beginning.
+    pub fn of_answer(framing: Framing, headers: &Headers) -> Self {
         let media_type = headers.media_type();
         let format = match media_type.as_str() {
-            "text/event-stream" => Format::EventStream(Events::default()),
+            "text/event-stream" => Format::Sse(Events::default()),
+            "application/vnd.amazon.eventstream" => Format::Frames(Frames::default()),
             "application/x-ndjson"
             | "application/ndjson"
             | "application/jsonl"
@@ -77,8 +107,17 @@ impl Body {
             Framing::Chunked => Progress::Chunked(Chunked::new()),
             Framing::Close | Framing::Tunnel => Progress::Close,
         };
-        // Several codings in one field would be undone from the right; none of the APIs stacks them.
-        Self { framing, decoder: Decoder::new(headers.get("content-encoding")), format, has_begun: false, lost: 0 }
+        Self { framing, decoder: Decoder::new(headers.all("content-encoding")), format, has_begun: false, lost: 0 }
+    }
+
+    /// Whether its coding may take megabytes to undo.
+    pub fn has_window(&self) -> bool {
+        self.decoder.has_window()
+    }
+
+    /// Leaves it undecoded.
+    pub fn give_up(&mut self) {
+        self.decoder.give_up();
     }
 
     pub fn is_done(&self) -> bool {
@@ -122,8 +161,9 @@ impl Body {
             return;
         }
         self.has_begun = true;
-        let format = &mut self.format;
-        if self.decoder.decode(data, |piece| format.push(piece, limits, out)).is_err() {
+        let (format, mut misread) = (&mut self.format, false);
+        let result = self.decoder.decode(data, &mut |piece| misread |= format.push(piece, limits, out).is_err());
+        if result.is_err() || misread {
             self.lost = self.lost.saturating_add(data.len() as u64);
         }
     }
@@ -131,53 +171,86 @@ impl Body {
     /// `lost` bytes of it never arrived.
     pub fn skip(&mut self, lost: u64) -> Result<(), OutOfStep> {
         self.lost = self.lost.saturating_add(lost);
-        // What follows the hole cannot be put together with what came before it.
-        self.decoder = Decoder::Broken;
+        if self.decoder.is_identity() {
+            self.format.lose();
+        } else {
+            // What follows the hole cannot be decoded without what came before it.
+            self.decoder.give_up();
+        }
         match &mut self.framing {
             Progress::Length { left } if *left >= lost => *left -= lost,
+            Progress::Chunked(state) => return state.skip(lost).map_err(|_| OutOfStep),
             Progress::Close => {}
-            _ => return Err(OutOfStep),
+            Progress::Length { .. } => return Err(OutOfStep),
         }
         Ok(())
     }
 
     /// Nothing more will come.
     pub fn finish(&mut self, limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) {
-        let format = &mut self.format;
-        if self.has_begun && self.decoder.finish(|piece| format.push(piece, limits, out)).is_err() {
+        let (format, mut misread) = (&mut self.format, false);
+        if self.has_begun {
+            let result = self.decoder.finish(&mut |piece| misread |= format.push(piece, limits, out).is_err());
+            if result.is_err() || misread {
+                self.lost = self.lost.max(1);
+            }
+        }
+        if self.format.finish(limits, out).is_err() {
             self.lost = self.lost.max(1);
         }
-        self.format.finish(limits, out);
     }
 }
 
+/// The bytes are not what the media type says.
+struct Misread;
+
 impl Format {
-    fn push(&mut self, bytes: &[u8], limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) {
+    fn push(&mut self, bytes: &[u8], limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) -> Result<(), Misread> {
         if let Self::Unsniffed = self {
-            let Some(begin) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else { return };
+            let Some(begin) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(()) };
             // Fields of an event stream begin with `data`, `event`, `id`, or a colon; JSON does not.
             *self = match bytes.get(begin) {
-                Some(b'd' | b'e' | b'i' | b':') => Self::EventStream(Events::default()),
+                Some(b'd' | b'e' | b'i' | b':') => Self::Sse(Events::default()),
                 _ => Self::Document,
             };
         }
         match self {
-            Self::Document | Self::Unsniffed => out(Piece::Bytes(bytes)),
-            Self::EventStream(events) => events.push(bytes, limits.message, |message| out(Piece::Message(message))),
+            Self::Document => out(Piece::Bytes(bytes)),
+            Self::Sse(events) => events.push(bytes, limits.message, |message| out(Piece::Message(message))),
             Self::Lines(tail) => push_lines(tail, bytes, limits.message, out),
+            Self::Frames(frames) => {
+                return frames
+                    .push(bytes, limits.message, |message| out(Piece::Message(message)))
+                    .map_err(|_| Misread);
+            }
+            Self::Form(form) => form.push(bytes, limits.message, &mut |field| out(Piece::Field(field))),
+            Self::Unsniffed | Self::Torn => {}
+        }
+        Ok(())
+    }
+
+    /// Bytes are missing here. Formats whose messages end in a way of their own go on with the next one.
+    fn lose(&mut self) {
+        match self {
+            Self::Sse(events) => events.lose(),
+            Self::Lines(tail) => tail.lose(),
+            Self::Torn => {}
+            _ => *self = Self::Torn,
         }
     }
 
-    fn finish(&mut self, limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) {
+    fn finish(&mut self, limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) -> Result<(), Misread> {
         match self {
-            Self::Document | Self::Unsniffed => {}
-            Self::EventStream(events) => events.finish(limits.message, |message| out(Piece::Message(message))),
+            Self::Document | Self::Unsniffed | Self::Form(_) | Self::Torn => {}
+            Self::Sse(events) => events.finish(limits.message, |message| out(Piece::Message(message))),
             Self::Lines(tail) => {
                 if !tail.is_empty() {
                     end_line(tail, &[], limits.message, out);
                 }
             }
+            Self::Frames(frames) => return frames.finish().map_err(|_| Misread),
         }
+        Ok(())
     }
 }
 
@@ -191,9 +264,10 @@ fn push_lines(tail: &mut Tail, mut bytes: &[u8], limit: usize, out: &mut dyn FnM
 }
 
 fn end_line(tail: &mut Tail, end: &[u8], limit: usize, out: &mut dyn FnMut(Piece<'_>)) {
+    let is_torn = tail.is_torn();
     let (line, truncated) = tail.complete(end, limit);
     let data = line.trim_ascii();
-    if !data.is_empty() {
+    if !data.is_empty() && !is_torn {
         out(Piece::Message(Message { event: None, data, truncated }));
     }
     tail.clear();

@@ -1,458 +1,216 @@
-//! One connection: requests one way, answers the other, paired in order.
-
-use std::collections::VecDeque;
+//! One connection: finds out what it speaks, and follows it.
 
 use super::{
-    Direction, End, Ending, Event, ExchangeId, RequestHead, Sink, StreamOffset, Unreadable,
-    body::{Body, Piece},
-    head::{self, Framing},
+    Direction, Sink, StreamOffset, Unreadable,
+    http1::{self, Http1, Left},
+    http2::{self, Http2, Start},
+    websocket::WebSocket,
 };
 
 /// Bounds of what one connection may take.
 ///
-/// A connection holds at most two heads, one unfinished message (its line and its data), and the decoders' windows: with the defaults
-/// some 2.3 MiB, and next to nothing while it is idle.
+/// A connection over HTTP/1.x or a WebSocket holds at most two heads, one unfinished message in each direction, and the decoders' windows:
+/// with the defaults some 3 MiB, 18 MiB under a hostile brotli stream, and next to nothing while it is idle. Over HTTP/2 each open stream
+/// may hold an unfinished message of [`Limits::stream_message`] and a small decoder, and [`Limits::windows`] of them a large one: at
+/// most 64 MiB for `streams` of them that all try.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a message head.
     pub head: usize,
     /// Bytes of one message of a stream; longer ones are cut and say so.
     pub message: usize,
-    /// Requests that wait for their answers.
+    /// Requests of HTTP/1.x that wait for their answers.
     pub pipelined: usize,
+    /// Streams of HTTP/2 that are open at once.
+    pub streams: usize,
+    /// As `message`, for each stream of HTTP/2.
+    pub stream_message: usize,
+    /// Streams of HTTP/2 at once whose coding needs a window of megabytes (brotli, zstd).
+    pub windows: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head: 64 * 1024, message: 1024 * 1024, pipelined: 64 }
+        Self {
+            head: 64 * 1024,
+            message: 1024 * 1024,
+            pipelined: 64,
+            streams: 128,
+            stream_message: 256 * 1024,
+            windows: 2,
+        }
     }
 }
 
 /// Follows the two directions of a connection.
 pub struct Connection {
     limits: Limits,
-    requests: Lane,
-    answers: Lane,
-    /// Exchanges without an end yet, oldest first. The oldest is the one that is being answered.
-    open: VecDeque<Open>,
-    next: u64,
-    unreadable: bool,
+    requests: Progress,
+    answers: Progress,
+    protocol: Protocol,
 }
 
-/// One direction.
+/// How far a direction has come.
 #[derive(Default)]
-struct Lane {
+struct Progress {
     /// Offset of the next byte.
     at: u64,
-    state: State,
-    head: Vec<u8>,
-    /// Bytes were lost since the last head, so a message may have been missed.
-    missed: u64,
+    early: Early,
 }
 
+/// What came of a direction before it was known what is spoken.
 #[derive(Default)]
-enum State {
-    /// Before or in a head.
-    #[default]
-    Head,
-    Body(Body),
-    /// Where the next message begins is unknown; one is looked for at the beginning of each push.
-    Lost,
+struct Early {
+    lost: u64,
+    /// After what was lost; too little to tell.
+    held: Vec<u8>,
 }
 
-struct Open {
-    id: ExchangeId,
-    method: Box<str>,
-    /// The request is still being sent.
-    sending: bool,
-    answered: bool,
-    lost: u64,
+enum Protocol {
+    /// Too little was seen to tell.
+    Undecided,
+    Http1(Box<Http1>),
+    Http2(Box<Http2>),
+    WebSocket(Box<WebSocket>),
+    Unreadable,
 }
 
 impl Connection {
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            requests: Lane::default(),
-            answers: Lane::default(),
-            open: VecDeque::new(),
-            next: 0,
-            unreadable: false,
-        }
+        Self { limits, requests: Progress::default(), answers: Progress::default(), protocol: Protocol::Undecided }
     }
 
     /// Takes bytes of one direction at their offset. Bytes before the next expected one were seen already and are skipped; a jump forward
     /// is a loss.
     pub fn push(&mut self, direction: Direction, offset: StreamOffset, bytes: &[u8], sink: &mut dyn Sink) {
-        if self.unreadable {
+        if let Protocol::Unreadable = self.protocol {
             return;
         }
-        let lane = self.lane(direction);
-        let at = lane.at;
+        let progress = self.progress(direction);
+        let at = progress.at;
         let seen = usize::try_from(at.saturating_sub(offset.0)).unwrap_or(usize::MAX).min(bytes.len());
-        let mut bytes = bytes.get(seen..).unwrap_or_default();
+        let bytes = bytes.get(seen..).unwrap_or_default();
         if bytes.is_empty() {
             return;
         }
+        progress.at = offset.0.max(at).saturating_add(bytes.len() as u64);
         let lost = offset.0.saturating_sub(at);
-        lane.at = offset.0.max(at).saturating_add(bytes.len() as u64);
         if lost > 0 {
             self.lose(direction, lost, sink);
         }
-        match direction {
-            Direction::Request => {
-                let mut at_beginning = true;
-                while !bytes.is_empty() && !self.unreadable {
-                    bytes = self.take_request(bytes, at_beginning, sink);
-                    at_beginning = false;
-                }
-            }
-            Direction::Response => {
-                while !bytes.is_empty() && !self.unreadable {
-                    bytes = self.take_answer(bytes, sink);
-                }
-            }
-        }
+        self.take(direction, bytes, sink);
     }
 
     /// The connection ended. Bodies that last until the end are complete, everything else is cut short.
     pub fn close(&mut self, sink: &mut dyn Sink) {
-        if let State::Body(body) = &mut self.answers.state
-            && body.ends_with_connection()
-            && let Some(open) = self.open.front_mut()
-        {
-            let id = open.id;
-            body.finish(&self.limits, &mut |piece| emit_answer(id, piece, sink));
-            open.lost = open.lost.saturating_add(body.lost);
-            open.answered = true;
-            self.answers.state = State::Head;
-            self.end_answered(sink);
+        match std::mem::replace(&mut self.protocol, Protocol::Unreadable) {
+            Protocol::Http1(mut http1) => http1.close(sink),
+            Protocol::Http2(mut http2) => http2.close(sink),
+            Protocol::WebSocket(mut socket) => socket.close(sink),
+            Protocol::Undecided | Protocol::Unreadable => {}
         }
-        // What a decoder or an unfinished message still has is part of what came.
-        if let (State::Body(body), Some(open)) = (&mut self.answers.state, self.open.front()) {
-            let id = open.id;
-            let lost_before = body.lost;
-            body.finish(&self.limits, &mut |piece| emit_answer(id, piece, sink));
-            body.lost = lost_before;
-        }
-        self.truncate_all(0, sink);
-        self.requests = Lane::default();
-        self.answers = Lane::default();
+        *self = Self::new(self.limits);
     }
 
-    fn lane(&mut self, direction: Direction) -> &mut Lane {
+    fn progress(&mut self, direction: Direction) -> &mut Progress {
         match direction {
             Direction::Request => &mut self.requests,
             Direction::Response => &mut self.answers,
         }
     }
 
-    // Requests.
-
-    fn take_request<'a>(&mut self, mut bytes: &'a [u8], at_beginning: bool, sink: &mut dyn Sink) -> &'a [u8] {
-        match &mut self.requests.state {
-            State::Head => self.take_request_head(bytes, sink),
-            State::Body(body) => {
-                let Some(open) = self.open.iter_mut().find(|open| open.sending) else {
-                    self.requests.state = State::Lost;
-                    return bytes;
-                };
-                let id = open.id;
-                let result = body.push(&mut bytes, &self.limits, &mut |piece| {
-                    if let Piece::Bytes(data) = piece {
-                        sink.event(id, Event::RequestBody(data));
-                    }
-                });
-                if result.is_err() {
-                    open.lost = open.lost.saturating_add(1);
-                    self.end_request(sink);
-                    self.requests.state = State::Lost;
-                    return &[];
-                }
-                if body.is_done() {
-                    self.end_request(sink);
-                }
-                bytes
-            }
-            State::Lost => {
-                if !at_beginning || !head::begins_request(bytes) {
-                    return &[];
-                }
-                self.requests.state = State::Head;
-                self.requests.head.clear();
-                bytes
-            }
-        }
-    }
-
-    fn take_request_head<'a>(&mut self, bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
-        // Empty lines before a request line are allowed (RFC 9112 §2.2).
-        if self.requests.head.is_empty() && matches!(bytes.first(), Some(b'\r' | b'\n')) {
-            return bytes.get(1..).unwrap_or_default();
-        }
-        let searched = self.requests.head.len();
-        let room = self.limits.head.saturating_sub(searched);
-        self.requests.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
-        let whole = &self.requests.head;
-        if whole.starts_with(b"PRI * HTTP/2") {
-            self.give_up(Unreadable::Http2, sink);
-            return &[];
-        }
-        let Some(end) = head::end(whole, searched) else {
-            if !head::may_begin_request(whole) || whole.len() >= self.limits.head {
-                self.not_a_request(sink);
-            }
-            return &[];
-        };
-        let Ok((head, framing, _)) = head::request(whole.get(..end).unwrap_or_default()) else {
-            self.not_a_request(sink);
-            return &[];
-        };
-        self.requests.head.clear();
-        self.begin_exchange(&head, framing, sink);
-        bytes.get(end - searched..).unwrap_or_default()
-    }
-
-    /// After a loss this was a wrong guess of where a request begins; else the connection does not speak HTTP.
-    fn not_a_request(&mut self, sink: &mut dyn Sink) {
-        if self.requests.missed == 0 {
-            return self.give_up(Unreadable::NotHttp, sink);
-        }
-        self.requests.head.clear();
-        self.requests.state = State::Lost;
-    }
-
-    fn begin_exchange(&mut self, head: &RequestHead, framing: Framing, sink: &mut dyn Sink) {
-        if self.open.len() >= self.limits.pipelined {
-            // Nobody pipelines this much: the answers are not coming.
-            self.truncate_all(1, sink);
-        }
-        // A client sends its next request when the last answer is over. Where the two directions no longer fit each other, this is
-        // where they begin anew.
-        let is_out_of_step = self.requests.missed > 0 || self.open.iter().any(|open| open.method.is_empty());
-        if is_out_of_step {
-            self.truncate_all(1, sink);
-        }
-        if is_out_of_step || matches!(self.answers.state, State::Lost) {
-            self.answers.state = State::Head;
-            self.answers.head.clear();
-        }
-        self.requests.missed = 0;
-        let id = self.open_exchange(head, true, sink);
-        let body = Body::document(framing, &head.headers);
-        if body.is_done() {
-            self.requests.state = State::Head;
-            self.end_request_of(id, 0, sink);
-        } else {
-            self.requests.state = State::Body(body);
-        }
-    }
-
-    fn open_exchange(&mut self, head: &RequestHead, sending: bool, sink: &mut dyn Sink) -> ExchangeId {
-        let id = ExchangeId(self.next);
-        self.next += 1;
-        self.open.push_back(Open { id, method: head.method.clone(), sending, answered: false, lost: 0 });
-        sink.event(id, Event::Request(head));
-        id
-    }
-
-    fn end_request(&mut self, sink: &mut dyn Sink) {
-        let State::Body(mut body) = std::mem::take(&mut self.requests.state) else { return };
-        let Some(id) = self.open.iter().find(|open| open.sending).map(|open| open.id) else { return };
-        body.finish(&self.limits, &mut |piece| {
-            if let Piece::Bytes(data) = piece {
-                sink.event(id, Event::RequestBody(data));
-            }
-        });
-        self.end_request_of(id, body.lost, sink);
-    }
-
-    fn end_request_of(&mut self, id: ExchangeId, lost: u64, sink: &mut dyn Sink) {
-        if let Some(open) = self.open.iter_mut().find(|open| open.id == id) {
-            open.sending = false;
-            open.lost = open.lost.saturating_add(lost);
-            sink.event(id, Event::RequestEnd);
-        }
-        self.end_answered(sink);
-    }
-
-    // Answers.
-
-    fn take_answer<'a>(&mut self, mut bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
-        match &mut self.answers.state {
-            State::Head => self.take_answer_head(bytes, sink),
-            State::Body(body) => {
-                let Some(open) = self.open.front_mut() else {
-                    self.answers.state = State::Lost;
-                    return &[];
-                };
-                let id = open.id;
-                if body.push(&mut bytes, &self.limits, &mut |piece| emit_answer(id, piece, sink)).is_err() {
-                    open.lost = open.lost.saturating_add(1);
-                    self.lose_answers(1, sink);
-                    return &[];
-                }
-                if body.is_done() {
-                    self.end_answer(sink);
-                }
-                bytes
-            }
-            State::Lost => &[],
-        }
-    }
-
-    fn take_answer_head<'a>(&mut self, bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
-        if self.answers.head.is_empty() && matches!(bytes.first(), Some(b'\r' | b'\n')) {
-            return bytes.get(1..).unwrap_or_default();
-        }
-        let searched = self.answers.head.len();
-        let room = self.limits.head.saturating_sub(searched);
-        self.answers.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
-        let whole = &self.answers.head;
-        let Some(end) = head::end(whole, searched) else {
-            if !head::may_begin_response(whole) || whole.len() >= self.limits.head {
-                self.lose_answers(1, sink);
-            }
-            return &[];
-        };
-        if self.open.is_empty() {
-            if self.requests.missed == 0 {
-                // An answer to nothing that we saw: the capture began in the middle.
-                self.answers.state = State::Lost;
-                self.answers.head.clear();
-                return &[];
-            }
-            // Its request was lost. What the answer says still costs.
-            let lost = std::mem::take(&mut self.requests.missed);
-            let id = self.open_exchange(&RequestHead::default(), false, sink);
-            if let Some(open) = self.open.iter_mut().find(|open| open.id == id) {
-                open.lost = lost;
-            }
-        }
-        let Some(open) = self.open.front() else { return &[] };
-        let (id, method) = (open.id, open.method.clone());
-        let Ok((head, framing, _)) = head::response(self.answers.head.get(..end).unwrap_or_default(), &method) else {
-            self.lose_answers(1, sink);
-            return &[];
-        };
-        self.answers.head.clear();
-        let rest = bytes.get(end - searched..).unwrap_or_default();
-        if framing == Framing::Tunnel {
-            sink.event(id, Event::Response(&head));
-            self.end_front(Ending::Upgraded, sink);
-            self.give_up(Unreadable::Upgraded, sink);
-            return &[];
-        }
-        if head.status < 200 {
-            // An interim answer: the final one follows.
-            return rest;
-        }
-        sink.event(id, Event::Response(&head));
-        let body = Body::answer(framing, &head.headers);
-        let is_done = body.is_done();
-        self.answers.state = State::Body(body);
-        if is_done {
-            self.end_answer(sink);
-        }
-        rest
-    }
-
-    fn end_answer(&mut self, sink: &mut dyn Sink) {
-        let State::Body(mut body) = std::mem::take(&mut self.answers.state) else { return };
-        if let Some(open) = self.open.front_mut() {
-            let id = open.id;
-            body.finish(&self.limits, &mut |piece| emit_answer(id, piece, sink));
-            open.lost = open.lost.saturating_add(body.lost);
-            open.answered = true;
-        }
-        self.end_answered(sink);
-    }
-
-    /// Ends the oldest exchange if both its halves are over.
-    fn end_answered(&mut self, sink: &mut dyn Sink) {
-        if self.open.front().is_some_and(|open| open.answered && !open.sending) {
-            self.end_front(Ending::Complete, sink);
-        }
-    }
-
-    fn end_front(&mut self, how: Ending, sink: &mut dyn Sink) {
-        if let Some(open) = self.open.pop_front() {
-            sink.event(open.id, Event::End(End { how, lost: open.lost }));
-        }
-    }
-
-    // Losses.
-
     fn lose(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
-        let lane = self.lane(direction);
-        if let State::Body(body) = &mut lane.state
-            && body.skip(lost).is_ok()
-        {
-            if body.is_done() {
-                match direction {
-                    Direction::Request => self.end_request(sink),
-                    Direction::Response => self.end_answer(sink),
-                }
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.lose(direction, lost, sink),
+            Protocol::Http2(http2) => http2.lose(direction, lost, sink),
+            Protocol::WebSocket(socket) => socket.lose(direction, lost),
+            Protocol::Undecided => {
+                let early = &mut self.progress(direction).early;
+                early.lost = early.lost.saturating_add(lost).saturating_add(early.held.len() as u64);
+                early.held.clear();
             }
-            return;
-        }
-        match direction {
-            Direction::Request => {
-                if let Some(open) = self.open.iter_mut().find(|open| open.sending) {
-                    open.lost = open.lost.saturating_add(lost);
-                }
-                self.end_request(sink);
-                self.requests.missed = self.requests.missed.saturating_add(lost);
-                self.requests.head.clear();
-                self.requests.state = State::Lost;
-            }
-            Direction::Response => self.lose_answers(lost, sink),
+            Protocol::Unreadable => {}
         }
     }
 
-    /// Where the answers are is unknown: everything that waits for one is cut short, and the next request begins anew.
-    fn lose_answers(&mut self, lost: u64, sink: &mut dyn Sink) {
-        if let State::Body(body) = &self.answers.state
-            && let Some(open) = self.open.front_mut()
-        {
-            open.lost = open.lost.saturating_add(body.lost);
-        }
-        self.answers.state = State::Lost;
-        self.answers.head.clear();
-        // A request that is still being sent stays open until it is sent; its answer is given up with it.
-        self.truncate_all(lost, sink);
-        if let State::Body(_) = self.requests.state {
-            self.requests.state = State::Lost;
+    fn take(&mut self, direction: Direction, bytes: &[u8], sink: &mut dyn Sink) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => {
+                let rest = http1.push(direction, bytes, sink);
+                if let Some(left) = http1.left() {
+                    self.leave_http1(left, direction, rest, sink);
+                }
+            }
+            Protocol::Http2(http2) => {
+                if http2.push(direction, bytes, sink).is_err() {
+                    self.give_up(Unreadable::NotHttp, sink);
+                }
+            }
+            Protocol::WebSocket(socket) => socket.push(direction, bytes, &self.limits, sink),
+            Protocol::Undecided => self.decide(direction, bytes, sink),
+            Protocol::Unreadable => {}
         }
     }
 
-    fn truncate_all(&mut self, lost: u64, sink: &mut dyn Sink) {
-        if let State::Body(body) = &self.answers.state
-            && let Some(open) = self.open.front_mut()
-        {
-            open.lost = open.lost.saturating_add(body.lost);
+    /// Begins once the bytes tell what they are. The server may speak first, over HTTP/2.
+    fn decide(&mut self, direction: Direction, bytes: &[u8], sink: &mut dyn Sink) {
+        let limits = self.limits;
+        let early = &mut self.progress(direction).early;
+        early.held.extend_from_slice(bytes);
+        let Some(protocol) = Protocol::of(direction, early, limits) else { return };
+        self.protocol = protocol;
+        for direction in [Direction::Request, Direction::Response] {
+            let Early { held, lost } = std::mem::take(&mut self.progress(direction).early);
+            if lost > 0 {
+                self.lose(direction, lost, sink);
+            }
+            if !held.is_empty() {
+                self.take(direction, &held, sink);
+            }
         }
-        while let Some(open) = self.open.front_mut() {
-            open.lost = open.lost.saturating_add(lost);
-            self.end_front(Ending::Truncated, sink);
+    }
+
+    fn leave_http1(&mut self, left: Left, direction: Direction, rest: &[u8], sink: &mut dyn Sink) {
+        match left {
+            Left::WebSocket { exchange, extensions } => {
+                self.protocol = Protocol::WebSocket(Box::new(WebSocket::new(exchange, extensions)));
+                if !rest.is_empty() {
+                    self.take(direction, rest, sink);
+                }
+            }
+            Left::Unreadable(why) => self.give_up(why, sink),
         }
     }
 
     fn give_up(&mut self, why: Unreadable, sink: &mut dyn Sink) {
-        self.truncate_all(1, sink);
-        self.unreadable = true;
-        self.requests = Lane::default();
-        self.answers = Lane::default();
+        self.protocol = Protocol::Unreadable;
         sink.unreadable(why);
     }
 }
 
-fn emit_answer(id: ExchangeId, piece: Piece<'_>, sink: &mut dyn Sink) {
-    match piece {
-        Piece::Bytes(data) => sink.event(id, Event::ResponseBody(data)),
-        Piece::Message(message) => sink.event(id, Event::Message(message)),
+impl Protocol {
+    /// What begins like this, if that can be told yet. What does not look like HTTP/2 is left to HTTP/1.x to refuse.
+    fn of(direction: Direction, early: &Early, limits: Limits) -> Option<Self> {
+        let bytes = early.held.as_slice();
+        let is_http1 = match direction {
+            Direction::Request => {
+                if bytes.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(bytes) {
+                    return None;
+                }
+                http1::may_begin_request(bytes) && !bytes.starts_with(http2::PREFACE)
+            }
+            Direction::Response => http1::may_begin_response(bytes),
+        };
+        if is_http1 {
+            return Some(Self::Http1(Box::new(Http1::new(limits))));
+        }
+        // Frames are shorter than 64 KiB but for bodies of clients that were told otherwise.
+        if bytes.first() == Some(&0) && bytes.len() < http2::HEADER {
+            return None;
+        }
+        Some(match http2::begins(direction, bytes) {
+            Some(start) => Self::Http2(Box::new(Http2::new(limits, if early.lost > 0 { Start::Middle } else { start }))),
+            None => Self::Http1(Box::new(Http1::new(limits))),
+        })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,8 @@ pub struct Tail {
     bytes: Vec<u8>,
     /// Bytes that did not fit.
     cut: bool,
+    /// Bytes before it were lost.
+    torn: bool,
 }
 
 impl Tail {
@@ -30,10 +32,21 @@ impl Tail {
         (&self.bytes, self.cut)
     }
 
+    /// Bytes were lost: what follows is the end of a line whose beginning is not known.
+    pub fn lose(&mut self) {
+        self.clear();
+        self.torn = true;
+    }
+
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
     /// Forgets the line. Memory of an ordinary size is kept for the next one.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(16 * 1024);
         self.cut = false;
+        self.torn = false;
     }
 }

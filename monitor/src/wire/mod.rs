@@ -10,15 +10,19 @@
 #![forbid(unsafe_code)]
 
 mod body;
-mod chunked;
 mod coding;
 mod connection;
-mod head;
+mod event_stream;
+mod form;
+mod headers;
+mod http1;
+mod http2;
 mod lines;
 mod sse;
+mod websocket;
 
 pub use connection::{Connection, Limits};
-pub use head::Headers;
+pub use headers::Headers;
 
 /// Which way bytes go. Named for the role in the exchange, not for the socket call that moved them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,12 +63,21 @@ pub struct ResponseHead {
 /// One message of a streamed answer body.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
-    /// Event name, for framings that have one (SSE `event:`).
+    /// Event name, for framings that have one: SSE `event:`, AWS `:event-type` or `:exception-type`.
     pub event: Option<&'a str>,
-    /// Payload: SSE `data` (lines joined by `\n`), one NDJSON line.
+    /// Payload: SSE `data` (lines joined by `\n`), one NDJSON line, the payload of an AWS frame, one WebSocket message.
     pub data: &'a [u8],
     /// The payload was longer than [`Limits::message`] and only its beginning is here.
     pub truncated: bool,
+}
+
+/// One field of a form (`multipart/form-data`, RFC 7578).
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'a> {
+    pub name: &'a str,
+    /// At most [`Limits::message`] bytes of a text field; nothing of a file.
+    pub value: &'a [u8],
+    pub is_file: bool,
 }
 
 /// What happened to an exchange.
@@ -74,12 +87,16 @@ pub enum Event<'a> {
     Request(&'a RequestHead),
     /// A piece of the request body, content coding removed.
     RequestBody(&'a [u8]),
+    /// A field of a request body that is a form; of a file only its name and that it is one.
+    RequestField(Field<'a>),
     RequestEnd,
     Response(&'a ResponseHead),
     /// A piece of an answer body that is one document, content coding removed.
     ResponseBody(&'a [u8]),
     /// One message of an answer body that is a stream of messages.
     Message(Message<'a>),
+    /// One message of an exchange that became a WebSocket.
+    Socket(Direction, Message<'a>),
     /// Last event of every exchange.
     End(End),
 }
@@ -99,18 +116,18 @@ pub enum Ending {
     Complete,
     /// The connection ended, or was resynchronised, in the middle.
     Truncated,
-    /// The connection left HTTP (`101 Switching Protocols`, `CONNECT`).
+    /// The connection left HTTP (`101 Switching Protocols`, `CONNECT`) for what cannot be read.
     Upgraded,
+    /// The server said that it did not begin to work on the request (HTTP/2 `GOAWAY`, `REFUSED_STREAM`).
+    Refused,
 }
 
 /// Why a connection that looked like HTTP can no longer be read. Costs on it are unknown from here on, which must be said loudly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    #[error("the connection speaks HTTP/2, which is not parsed yet")]
-    Http2,
-    #[error("the connection was upgraded to another protocol, which is not parsed yet")]
+    #[error("the connection was upgraded to a protocol that is not known")]
     Upgraded,
-    #[error("the bytes are not HTTP/1.x")]
+    #[error("the bytes are not HTTP")]
     NotHttp,
 }
 

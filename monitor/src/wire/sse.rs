@@ -13,6 +13,8 @@ pub struct Events {
     /// A line ended with CR: an LF that follows belongs to it.
     after_cr: bool,
     begun: bool,
+    /// Bytes were lost: what comes before the next empty line is not whole.
+    torn: bool,
 }
 
 /// Bytes of an event's name that are kept.
@@ -47,6 +49,14 @@ impl Events {
         self.dispatch(&mut out);
     }
 
+    /// Bytes were lost. The event that was under way is not told, for what it says may lack its middle.
+    pub fn lose(&mut self) {
+        self.line.clear();
+        self.data.clear();
+        (self.has_data, self.after_cr, self.begun, self.torn) = (false, false, true, true);
+        self.event.clear();
+    }
+
     fn end_line(&mut self, end: &[u8], limit: usize, out: &mut impl FnMut(Message<'_>)) {
         let mut line = std::mem::take(&mut self.line);
         let (whole, cut) = line.complete(end, limit);
@@ -54,7 +64,7 @@ impl Events {
         self.begun = true;
         if whole.is_empty() {
             self.dispatch(out);
-        } else {
+        } else if !self.torn {
             self.field(whole, cut, limit);
         }
         line.clear();
@@ -93,6 +103,7 @@ impl Events {
         self.data.clear();
         self.has_data = false;
         self.event.clear();
+        self.torn = false;
     }
 }
 

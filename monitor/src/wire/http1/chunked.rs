@@ -54,6 +54,15 @@ impl Chunked {
         Ok(&[])
     }
 
+    /// Passes over bytes that were lost, if they were all of one chunk's data.
+    pub fn skip(&mut self, lost: u64) -> Result<(), InvalidChunk> {
+        match self {
+            Self::Data { left } if *left > lost => *left -= lost,
+            _ => return Err(InvalidChunk),
+        }
+        Ok(())
+    }
+
     fn after(self, byte: u8) -> Result<Self, InvalidChunk> {
         Ok(match (self, byte) {
             (Self::Size { digits: 0, .. }, b'\r' | b'\n') => return Err(InvalidChunk),

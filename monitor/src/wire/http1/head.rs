@@ -1,63 +1,6 @@
 //! Heads of HTTP/1.x messages (RFC 9112 §2–6).
 
-use super::{RequestHead, ResponseHead};
-
-/// Header fields of a message, names in lower case, in order. Fields that carry secrets (`authorization`, `x-api-key`, `cookie`, …) are
-/// dropped while parsing and cannot be found here.
-#[derive(Debug, Clone, Default)]
-pub struct Headers(Vec<(Box<str>, Box<str>)>);
-
-impl Headers {
-    /// Value of the first field of that name (in lower case).
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(field, _)| &**field == name).map(|(_, value)| &**value)
-    }
-
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(field, _)| &**field == name).map(|(_, value)| &**value)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
-    }
-
-    fn from_fields(fields: &[httparse::Header<'_>]) -> Self {
-        let fields = fields.iter().map(|field| (field.name.to_ascii_lowercase(), field.value));
-        let kept = fields.filter(|(name, _)| !is_secret(name));
-        Self(kept.map(|(name, value)| (name.into(), String::from_utf8_lossy(value).trim().into())).collect())
-    }
-
-    /// The media type of the body, without parameters, in lower case.
-    pub fn media_type(&self) -> String {
-        let value = self.get("content-type").unwrap_or_default();
-        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-    }
-
-    fn is_chunked(&self) -> bool {
-        let codings = self.all("transfer-encoding").flat_map(|value| value.split(','));
-        codings.last().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
-    }
-
-    fn content_length(&self) -> Result<Option<u64>, InvalidHead> {
-        let mut length = None;
-        for value in self.all("content-length").flat_map(|value| value.split(',')) {
-            let value: u64 = value.trim().parse().map_err(|_| InvalidHead)?;
-            if length.is_some_and(|length| length != value) {
-                return Err(InvalidHead);
-            }
-            length = Some(value);
-        }
-        Ok(length)
-    }
-}
-
-/// Fields whose values must not be kept, not even in memory.
-fn is_secret(name: &str) -> bool {
-    const NAMES: [&str; 6] =
-        ["cookie", "set-cookie", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"];
-    const PARTS: [&str; 4] = ["authorization", "secret", "security-token", "access-token"];
-    NAMES.contains(&name) || PARTS.iter().any(|part| name.contains(part)) || name.ends_with("-auth-token")
-}
+use crate::wire::{Headers, RequestHead, ResponseHead};
 
 /// The bytes are no head of an HTTP/1.x message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,16 +17,37 @@ pub enum Framing {
     Tunnel,
 }
 
+fn is_chunked(headers: &Headers) -> bool {
+    let codings = headers.all("transfer-encoding").flat_map(|value| value.split(','));
+    codings.last().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
+}
+
+fn content_length(headers: &Headers) -> Result<Option<u64>, InvalidHead> {
+    let mut length = None;
+    for value in headers.all("content-length").flat_map(|value| value.split(',')) {
+        let value: u64 = value.trim().parse().map_err(|_| InvalidHead)?;
+        if length.is_some_and(|length| length != value) {
+            return Err(InvalidHead);
+        }
+        length = Some(value);
+    }
+    Ok(length)
+}
+
 const MAX_FIELDS: usize = 128;
+
+fn kept(fields: &[httparse::Header<'_>]) -> Headers {
+    fields.iter().map(|field| (field.name.as_bytes(), field.value)).collect()
+}
 
 /// A request head and how long it is.
 pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing, usize), InvalidHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else { return Err(InvalidHead) };
-    let headers = Headers::from_fields(request.headers);
+    let headers = kept(request.headers);
     let framing =
-        if headers.is_chunked() { Framing::Chunked } else { Framing::Length(headers.content_length()?.unwrap_or(0)) };
+        if is_chunked(&headers) { Framing::Chunked } else { Framing::Length(content_length(&headers)?.unwrap_or(0)) };
     let head = RequestHead {
         method: request.method.unwrap_or_default().into(),
         target: request.path.unwrap_or_default().into(),
@@ -99,15 +63,15 @@ pub fn response(bytes: &[u8], method: &str) -> Result<(ResponseHead, Framing, us
     let mut response = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(length)) = response.parse(bytes) else { return Err(InvalidHead) };
     let status = response.code.unwrap_or_default();
-    let headers = Headers::from_fields(response.headers);
+    let headers = kept(response.headers);
     let framing = match status {
         101 => Framing::Tunnel,
         200..300 if method == "CONNECT" => Framing::Tunnel,
         100..200 | 204 | 304 => Framing::Length(0),
         _ if method == "HEAD" => Framing::Length(0),
-        _ if headers.is_chunked() => Framing::Chunked,
+        _ if is_chunked(&headers) => Framing::Chunked,
         _ if headers.get("transfer-encoding").is_some() => Framing::Close,
-        _ => headers.content_length()?.map_or(Framing::Close, Framing::Length),
+        _ => content_length(&headers)?.map_or(Framing::Close, Framing::Length),
     };
     Ok((ResponseHead { status, headers }, framing, length))
 }

@@ -1,0 +1,621 @@
+//! HTTP/2 on one connection: streams side by side, each an exchange (RFC 9113).
+
+mod fields;
+mod frame;
+
+use std::collections::{BTreeMap, VecDeque};
+
+pub use self::frame::{HEADER, PREFACE};
+use self::{
+    fields::{FieldDecoder, Fields},
+    frame::{Frame, Kind},
+};
+use super::{
+    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, ResponseHead, Sink,
+    body::Body,
+    http1::Framing,
+    websocket::{Extensions, WebSocket},
+};
+
+/// Where in its life a connection was first seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Beginning,
+    /// What was said before is unknown, and with it part of the fields that refer to it.
+    Middle,
+}
+
+/// Whether bytes of a direction, the first that were seen of it, are HTTP/2, and where they begin. The server's first frame is its settings.
+pub fn begins(direction: Direction, bytes: &[u8]) -> Option<Start> {
+    if direction == Direction::Request && bytes.starts_with(PREFACE) {
+        return Some(Start::Beginning);
+    }
+    if !Frame::are_likely(bytes, direction) {
+        return None;
+    }
+    let kind = bytes.first_chunk().map(|header| Frame::parse(header).kind);
+    let is_first = direction == Direction::Response && kind == Some(Kind::Settings);
+    Some(if is_first { Start::Beginning } else { Start::Middle })
+}
+
+/// Follows the two directions of a connection.
+pub struct Http2 {
+    limits: Limits,
+    requests: Lane,
+    answers: Lane,
+    streams: BTreeMap<u32, Stream>,
+    /// Streams that ended last: what still comes for them is of no interest.
+    ended: VecDeque<u32>,
+    /// The first stream that was seen from its beginning.
+    first: Option<u32>,
+    next: u64,
+}
+
+/// One direction.
+struct Lane {
+    state: State,
+    fields: FieldDecoder,
+    /// The field section that is being put together.
+    section: Option<Section>,
+    /// Bytes were lost, and what was in them is not known.
+    is_torn: bool,
+}
+
+enum State {
+    /// In the client's preface, with this much of it seen.
+    Preface(usize),
+    Header { bytes: [u8; HEADER], have: usize },
+    Payload(Payload),
+    /// Where the next frame begins is unknown; one is looked for in each push.
+    Lost,
+}
+
+const HEADER_BEGIN: State = State::Header { bytes: [0; HEADER], have: 0 };
+
+/// A frame whose header was read.
+struct Payload {
+    frame: Frame,
+    /// Bytes of it that have not come, with padding.
+    left: u32,
+    prefix: [u8; 9],
+    have: u8,
+    /// Known when the prefix is.
+    padding: u32,
+}
+
+struct Section {
+    stream: u32,
+    /// A promised stream's section, which only the table needs.
+    is_promise: bool,
+    ends_stream: bool,
+    bytes: Vec<u8>,
+    /// Longer than a head may be, or with a hole.
+    is_damaged: bool,
+}
+
+struct Stream {
+    id: ExchangeId,
+    request: Half,
+    answer: Half,
+    /// The stream became, or is to become, a WebSocket.
+    is_websocket: bool,
+    socket: Option<Box<WebSocket>>,
+    lost: u64,
+}
+
+enum Half {
+    /// Before its final field section.
+    Head,
+    Body(Box<Body>),
+    Done,
+}
+
+/// The bytes are not frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotFrames;
+
+impl Http2 {
+    pub fn new(limits: Limits, start: Start) -> Self {
+        let lane = |state| Lane {
+            state,
+            fields: if start == Start::Middle { FieldDecoder::in_the_middle() } else { FieldDecoder::new() },
+            section: None,
+            is_torn: start == Start::Middle,
+        };
+        let (requests, answers) = match start {
+            Start::Beginning => (State::Preface(0), HEADER_BEGIN),
+            Start::Middle => (State::Lost, State::Lost),
+        };
+        Self {
+            limits,
+            requests: lane(requests),
+            answers: lane(answers),
+            streams: BTreeMap::new(),
+            ended: VecDeque::new(),
+            first: None,
+            next: 0,
+        }
+    }
+
+    /// Takes the next bytes of one direction.
+    ///
+    /// # Errors
+    /// When the client does not begin as it must.
+    pub fn push(&mut self, direction: Direction, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), NotFrames> {
+        while !bytes.is_empty() {
+            match &mut self.lane(direction).state {
+                State::Preface(have) => {
+                    let wanted = PREFACE.get(*have..).unwrap_or_default();
+                    let take = wanted.len().min(bytes.len());
+                    let (taken, rest) = bytes.split_at(take);
+                    if Some(taken) != wanted.get(..take) {
+                        return Err(NotFrames);
+                    }
+                    *have += take;
+                    bytes = rest;
+                    if *have == PREFACE.len() {
+                        self.lane(direction).state = HEADER_BEGIN;
+                    }
+                }
+                State::Header { bytes: header, have } => {
+                    let take = (HEADER - *have).min(bytes.len());
+                    let (taken, rest) = bytes.split_at(take);
+                    if let Some(free) = header.get_mut(*have..*have + take) {
+                        free.copy_from_slice(taken);
+                    }
+                    *have += take;
+                    bytes = rest;
+                    if *have == HEADER {
+                        let frame = Frame::parse(header);
+                        self.begin_frame(direction, frame, sink);
+                    }
+                }
+                State::Payload(_) => bytes = self.take_payload(direction, bytes, sink),
+                State::Lost => match found(bytes, direction) {
+                    Some(at) => {
+                        bytes = bytes.get(at..).unwrap_or_default();
+                        self.lane(direction).state = HEADER_BEGIN;
+                    }
+                    None => bytes = &[],
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// `lost` bytes of a direction never reached us.
+    pub fn lose(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
+        if self.lose_within_frame(direction, lost, sink) {
+            return;
+        }
+        let lane = self.lane(direction);
+        lane.state = State::Lost;
+        lane.section = None;
+        lane.is_torn = true;
+        lane.fields = FieldDecoder::in_the_middle();
+        for stream in self.streams.values_mut() {
+            stream.lose(direction, lost);
+        }
+    }
+
+    /// A hole that does not reach the end of a frame leaves the others whole.
+    fn lose_within_frame(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) -> bool {
+        let lane = self.lane(direction);
+        let State::Payload(payload) = &mut lane.state else { return false };
+        let is_begun = payload.have == payload.frame.prefix();
+        let data = payload.left.saturating_sub(payload.padding);
+        let Some(lost) = u32::try_from(lost).ok().filter(|lost| is_begun && *lost <= data) else { return false };
+        payload.left -= lost;
+        let frame = payload.frame;
+        match frame.kind {
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => {
+                if let Some(section) = &mut lane.section {
+                    section.is_damaged = true;
+                }
+            }
+            Kind::Data => {
+                if let Some(stream) = self.streams.get_mut(&frame.stream) {
+                    stream.lose(direction, u64::from(lost));
+                }
+            }
+            _ => {}
+        }
+        self.end_frame_if_done(direction, sink);
+        true
+    }
+
+    /// The connection ended.
+    pub fn close(&mut self, sink: &mut dyn Sink) {
+        let limits = self.stream_limits();
+        for (_, mut stream) in std::mem::take(&mut self.streams) {
+            // What a decoder or an unfinished message still has is part of what came.
+            let lost = stream.lost;
+            stream.finish(Direction::Response, &limits, sink);
+            stream.lost = lost;
+            let how = if stream.is_done() { Ending::Complete } else { Ending::Truncated };
+            stream.end(how, sink);
+        }
+    }
+
+    fn lane(&mut self, direction: Direction) -> &mut Lane {
+        match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.answers,
+        }
+    }
+
+    fn stream_limits(&self) -> Limits {
+        Limits { message: self.limits.stream_message, ..self.limits }
+    }
+
+    // Frames.
+
+    fn begin_frame(&mut self, direction: Direction, frame: Frame, sink: &mut dyn Sink) {
+        let limit = self.limits.head;
+        let lane = self.lane(direction);
+        // Nothing may come between the parts of a field section.
+        let continues = frame.kind == Kind::Continuation;
+        let is_expected = lane.section.as_ref().is_some_and(|section| section.stream == frame.stream);
+        if continues != lane.section.is_some() || (continues && !is_expected) {
+            // A section was cut short by a loss that went unseen, or the peers do not keep to the protocol: the table is not what it was.
+            lane.section = None;
+            lane.fields = FieldDecoder::in_the_middle();
+            lane.is_torn = true;
+        }
+        match frame.kind {
+            Kind::Headers | Kind::PushPromise => {
+                lane.section = Some(Section {
+                    stream: frame.stream,
+                    is_promise: frame.kind == Kind::PushPromise,
+                    ends_stream: frame.ends_stream(),
+                    bytes: Vec::with_capacity((frame.length as usize).min(limit).min(1024)),
+                    is_damaged: false,
+                });
+            }
+            Kind::Data if direction == Direction::Response => self.begin_unknown(frame.stream, sink),
+            _ => {}
+        }
+        self.lane(direction).state =
+            State::Payload(Payload { frame, left: frame.length, prefix: [0; 9], have: 0, padding: 0 });
+        self.end_frame_if_done(direction, sink);
+    }
+
+    fn take_payload<'a>(&mut self, direction: Direction, bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
+        let limits = self.stream_limits();
+        let lane = match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.answers,
+        };
+        let State::Payload(payload) = &mut lane.state else { return bytes };
+        let take = usize::try_from(payload.left).unwrap_or(usize::MAX).min(bytes.len());
+        let (mut piece, rest) = bytes.split_at(take);
+        payload.left -= u32::try_from(take).unwrap_or(payload.left);
+        piece = payload.take_prefix(piece);
+        let frame = payload.frame;
+        let data = piece.len().saturating_sub(payload.padding_at_end(piece.len()));
+        let data = piece.get(..data).unwrap_or_default();
+        match frame.kind {
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => {
+                if let Some(section) = &mut lane.section {
+                    let room = limits.head.saturating_sub(section.bytes.len());
+                    section.is_damaged |= data.len() > room;
+                    section.bytes.extend_from_slice(data.get(..data.len().min(room)).unwrap_or_default());
+                }
+            }
+            Kind::Data => {
+                if let Some(stream) = self.streams.get_mut(&frame.stream) {
+                    stream.push(direction, data, &limits, sink);
+                }
+            }
+            _ => {}
+        }
+        self.end_frame_if_done(direction, sink);
+        rest
+    }
+
+    fn end_frame_if_done(&mut self, direction: Direction, sink: &mut dyn Sink) {
+        let lane = self.lane(direction);
+        let State::Payload(payload) = &lane.state else { return };
+        if payload.left > 0 {
+            return;
+        }
+        let (frame, is_begun) = (payload.frame, payload.have == payload.frame.prefix());
+        let number = payload.number();
+        lane.state = HEADER_BEGIN;
+        if !is_begun {
+            // Shorter than what it must hold.
+            return;
+        }
+        match frame.kind {
+            Kind::Headers | Kind::PushPromise | Kind::Continuation if frame.ends_headers() => {
+                self.end_section(direction, sink);
+            }
+            Kind::Data if frame.ends_stream() => self.end_half(frame.stream, direction, sink),
+            Kind::Reset => self.reset(frame.stream, number, sink),
+            Kind::GoAway if direction == Direction::Response => self.go_away(number, sink),
+            _ => {}
+        }
+    }
+
+    // Field sections.
+
+    fn end_section(&mut self, direction: Direction, sink: &mut dyn Sink) {
+        let lane = self.lane(direction);
+        let Some(section) = lane.section.take() else { return };
+        let mut fields = Fields::default();
+        if section.is_damaged {
+            lane.fields = FieldDecoder::in_the_middle();
+            lane.is_torn = true;
+            fields.is_partial = true;
+        } else {
+            fields = lane.fields.decode(&section.bytes);
+        }
+        if section.is_promise {
+            return;
+        }
+        match direction {
+            Direction::Request => self.take_request(section.stream, fields, sink),
+            Direction::Response => self.take_answer(section.stream, fields, sink),
+        }
+        if section.ends_stream {
+            self.end_half(section.stream, direction, sink);
+        }
+    }
+
+    fn take_request(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
+        if number % 2 == 0 || self.streams.contains_key(&number) || self.ended.contains(&number) {
+            // Trailers, or nothing that a client may send.
+            return;
+        }
+        self.first = self.first.or(Some(number));
+        let (is_known, is_websocket) = (fields.is_request(), fields.is_websocket());
+        let head = fields.into_request();
+        let body = Body::of_request(Framing::Close, &head.headers);
+        let stream = self.open(number, &head, sink);
+        stream.lost = u64::from(!is_known);
+        stream.is_websocket = is_websocket;
+        stream.request = Half::Body(Box::new(body));
+    }
+
+    fn take_answer(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
+        self.begin_unknown(number, sink);
+        // A large window for each of many streams would be too much.
+        let windows = self.streams.values().filter(|stream| stream.answer.has_window()).count();
+        let may_have_window = windows < self.limits.windows;
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        // Interim answers, and trailers.
+        if !matches!(stream.answer, Half::Head) || matches!(fields.status(), Some(100..200)) {
+            return;
+        }
+        if fields.status().is_none() {
+            stream.lost = stream.lost.saturating_add(1);
+        }
+        let head = fields.into_response();
+        sink.event(stream.id, Event::Response(&head));
+        if stream.is_websocket && (200..300).contains(&head.status) {
+            stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers))));
+        }
+        let mut body = Body::of_answer(Framing::Close, &head.headers);
+        if body.has_window() && !may_have_window {
+            body.give_up();
+        }
+        stream.answer = Half::Body(Box::new(body));
+    }
+
+    // Streams.
+
+    fn open(&mut self, number: u32, head: &RequestHead, sink: &mut dyn Sink) -> &mut Stream {
+        if self.streams.len() >= self.limits.streams
+            && let Some((number, mut oldest)) = self.streams.pop_first()
+        {
+            oldest.lost = oldest.lost.saturating_add(1);
+            self.forget(number);
+            oldest.end(Ending::Truncated, sink);
+        }
+        let id = ExchangeId(self.next);
+        self.next += 1;
+        sink.event(id, Event::Request(head));
+        self.streams.entry(number).or_insert(Stream {
+            id,
+            request: Half::Head,
+            answer: Half::Head,
+            is_websocket: false,
+            socket: None,
+            lost: 0,
+        })
+    }
+
+    /// An answer whose request was not seen: what it says still costs.
+    fn begin_unknown(&mut self, number: u32, sink: &mut dyn Sink) {
+        let may_be_missed = self.requests.is_torn || self.answers.is_torn;
+        let is_clients = number % 2 == 1;
+        if !may_be_missed || !is_clients || self.streams.contains_key(&number) || self.ended.contains(&number) {
+            return;
+        }
+        let stream = self.open(number, &RequestHead::default(), sink);
+        stream.lost = 1;
+        stream.request = Half::Done;
+        sink.event(stream.id, Event::RequestEnd);
+    }
+
+    fn end_half(&mut self, number: u32, direction: Direction, sink: &mut dyn Sink) {
+        let limits = self.stream_limits();
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        stream.finish(direction, &limits, sink);
+        if stream.is_done() {
+            self.end(number, Ending::Complete, sink);
+        }
+    }
+
+    fn end(&mut self, number: u32, how: Ending, sink: &mut dyn Sink) {
+        if let Some(stream) = self.streams.remove(&number) {
+            stream.end(how, sink);
+            self.forget(number);
+        }
+    }
+
+    fn forget(&mut self, number: u32) {
+        if self.ended.len() >= self.limits.streams {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(number);
+    }
+
+    /// One of the two gives the stream up. After a whole answer the server only asks for no more of the request.
+    fn reset(&mut self, number: u32, code: u32, sink: &mut dyn Sink) {
+        const REFUSED: u32 = 7;
+        let limits = self.stream_limits();
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let how = match &stream.answer {
+            Half::Done => Ending::Complete,
+            Half::Head if code == REFUSED => Ending::Refused,
+            _ => Ending::Truncated,
+        };
+        let lost = stream.lost;
+        stream.finish(Direction::Response, &limits, sink);
+        stream.lost = lost;
+        self.end(number, how, sink);
+    }
+
+    /// The server works on no stream after this one.
+    fn go_away(&mut self, last: u32, sink: &mut dyn Sink) {
+        let after: Vec<u32> = self.streams.range(last.saturating_add(1)..).map(|(number, _)| *number).collect();
+        for number in after {
+            if self.streams.get(&number).is_some_and(|stream| matches!(stream.answer, Half::Head)) {
+                self.end(number, Ending::Refused, sink);
+            }
+        }
+    }
+}
+
+/// Where in these bytes frames begin again: at their start, as most do, or where several follow each other.
+fn found(bytes: &[u8], direction: Direction) -> Option<usize> {
+    if Frame::are_likely(bytes, direction) {
+        return Some(0);
+    }
+    (1..bytes.len().saturating_sub(2 * HEADER)).find(|at| {
+        let rest = bytes.get(*at..).unwrap_or_default();
+        let length = rest.first_chunk::<HEADER>().map_or(0, |header| Frame::parse(header).length) as usize;
+        Frame::is_likely(rest, direction)
+            && rest.len() >= 2 * HEADER + length
+            && Frame::are_likely(rest.get(HEADER + length..).unwrap_or_default(), direction)
+    })
+}
+
+impl Payload {
+    /// Takes the fixed part of the payload from the front of `piece`, and hands back the rest.
+    fn take_prefix<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let need = usize::from(self.frame.prefix().saturating_sub(self.have));
+        let (taken, rest) = piece.split_at(need.min(piece.len()));
+        let have = usize::from(self.have);
+        if let Some(free) = self.prefix.get_mut(have..have + taken.len()) {
+            free.copy_from_slice(taken);
+        }
+        self.have += u8::try_from(taken.len()).unwrap_or(0);
+        if need > 0 && taken.len() == need && self.frame.is_padded() {
+            let padding = u32::from(self.prefix.first().copied().unwrap_or(0));
+            // More padding than payload is an error; then nothing of it is data.
+            let rest = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+            self.padding = padding.min(self.left.saturating_add(rest));
+        }
+        rest
+    }
+
+    /// How much of a piece of this length, the latest of the payload, is padding.
+    fn padding_at_end(&self, length: usize) -> usize {
+        let padding = usize::try_from(self.padding.saturating_sub(self.left)).unwrap_or(usize::MAX);
+        padding.min(length)
+    }
+
+    /// The number that the payload begins with, after the length of the padding.
+    fn number(&self) -> u32 {
+        let at = usize::from(self.frame.is_padded());
+        self.prefix.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    }
+}
+
+impl Half {
+    fn has_window(&self) -> bool {
+        matches!(self, Self::Body(body) if body.has_window())
+    }
+}
+
+impl Stream {
+    fn is_done(&self) -> bool {
+        matches!((&self.request, &self.answer), (Half::Done, Half::Done))
+    }
+
+    fn push(&mut self, direction: Direction, mut data: &[u8], limits: &Limits, sink: &mut dyn Sink) {
+        let id = self.id;
+        if let Some(socket) = &mut self.socket {
+            return socket.push(direction, data, limits, sink);
+        }
+        if direction == Direction::Response && matches!(self.answer, Half::Head) {
+            // Its fields were not seen; the body may still tell what it is.
+            self.lost = self.lost.saturating_add(1);
+            let head = ResponseHead { status: 200, headers: Default::default() };
+            sink.event(id, Event::Response(&head));
+            self.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
+        }
+        match (direction, &mut self.request, &mut self.answer) {
+            (Direction::Request, Half::Body(body), _) => {
+                // A body without a length of its own cannot get out of step.
+                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_request(id, sink));
+            }
+            (Direction::Response, _, Half::Body(body)) => {
+                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_answer(id, sink));
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, direction: Direction, lost: u64) {
+        if let Some(socket) = &mut self.socket {
+            return socket.lose(direction, lost);
+        }
+        let half = match direction {
+            Direction::Request => &mut self.request,
+            Direction::Response => &mut self.answer,
+        };
+        match half {
+            Half::Body(body) => {
+                let _ = body.skip(lost);
+            }
+            // Its head may have been in what was lost.
+            Half::Head => self.lost = self.lost.saturating_add(lost),
+            Half::Done => {}
+        }
+    }
+
+    fn finish(&mut self, direction: Direction, limits: &Limits, sink: &mut dyn Sink) {
+        let id = self.id;
+        let half = match direction {
+            Direction::Request => &mut self.request,
+            Direction::Response => &mut self.answer,
+        };
+        let Half::Body(mut body) = std::mem::replace(half, Half::Done) else { return };
+        match direction {
+            Direction::Request => {
+                body.finish(limits, &mut |piece| piece.emit_request(id, sink));
+                sink.event(id, Event::RequestEnd);
+            }
+            Direction::Response => body.finish(limits, &mut |piece| piece.emit_answer(id, sink)),
+        }
+        self.lost = self.lost.saturating_add(body.lost);
+    }
+
+    fn end(mut self, how: Ending, sink: &mut dyn Sink) {
+        for half in [&self.request, &self.answer] {
+            if let Half::Body(body) = half {
+                self.lost = self.lost.saturating_add(body.lost);
+            }
+        }
+        if let Some(socket) = &mut self.socket {
+            self.lost = self.lost.saturating_add(socket.lost());
+        }
+        sink.event(self.id, Event::End(End { how, lost: self.lost }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Field sections of HTTP/2: HPACK (RFC 7541) with one direction's table.
+
+use loona_hpack::Decoder;
+
+use crate::wire::{Headers, RequestHead, ResponseHead};
+
+/// Largest dynamic table that a peer may ask for.
+const TABLE: usize = 64 * 1024;
+/// Fields of a section that are looked at; bytes of them that are kept.
+const FIELDS: usize = 256;
+const BYTES: usize = 64 * 1024;
+/// Entries that stand for those of a table whose beginning was not seen.
+const UNKNOWN: usize = 512;
+
+/// Decodes the field sections of one direction.
+pub struct FieldDecoder {
+    table: Decoder<'static>,
+}
+
+/// The fields of one section.
+#[derive(Debug, Default)]
+pub struct Fields {
+    method: Option<Box<str>>,
+    path: Option<Box<str>>,
+    authority: Option<Box<str>>,
+    protocol: Option<Box<str>>,
+    status: Option<u16>,
+    headers: Headers,
+    /// Something could not be decoded: the table's history was not seen.
+    pub is_partial: bool,
+}
+
+impl FieldDecoder {
+    pub fn new() -> Self {
+        let mut table = Decoder::new();
+        table.set_max_allowed_table_size(TABLE);
+        Self { table }
+    }
+
+    /// For a table whose earlier entries are not known. Positions count from the newest entry, so entries that stand for the unknown
+    /// ones keep those that follow in their places; the largest size is assumed, for a table that keeps too much is right all the same.
+    pub fn in_the_middle() -> Self {
+        let mut decoder = Self::new();
+        decoder.table.set_max_table_size(TABLE);
+        // A literal field with incremental indexing, without name or value.
+        let unknown = [0x40, 0, 0].repeat(UNKNOWN);
+        if decoder.table.decode_with_cb(&unknown, |_, _| {}).is_err() {
+            decoder = Self::new();
+        }
+        decoder
+    }
+
+    /// Decodes a whole section.
+    pub fn decode(&mut self, section: &[u8]) -> Fields {
+        let (mut fields, mut count, mut bytes) = (Fields::default(), 0, 0);
+        let result = self.table.decode_with_cb(section, |name, value| {
+            count += 1;
+            bytes += name.len() + value.len();
+            if name.is_empty() {
+                fields.is_partial = true;
+            } else if count <= FIELDS && bytes <= BYTES {
+                fields.take(&name, &value);
+            }
+        });
+        if result.is_err() {
+            fields.is_partial = true;
+            *self = Self::in_the_middle();
+        }
+        fields
+    }
+}
+
+impl Fields {
+    fn take(&mut self, name: &[u8], value: &[u8]) {
+        let text = || Some(String::from_utf8_lossy(value).into());
+        match name {
+            b":method" => self.method = text(),
+            b":path" => self.path = text(),
+            b":authority" => self.authority = text(),
+            b":protocol" => self.protocol = text(),
+            b":status" => self.status = std::str::from_utf8(value).ok().and_then(|status| status.parse().ok()),
+            [b':', ..] => {}
+            _ => self.headers.push(name, value),
+        }
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Whether everything is known that tells what a request is for and where it goes.
+    pub fn is_request(&self) -> bool {
+        self.method.is_some() && self.path.is_some() && (self.authority.is_some() || self.headers.get("host").is_some())
+    }
+
+    /// Whether the stream is to become a WebSocket (RFC 8441).
+    pub fn is_websocket(&self) -> bool {
+        self.protocol.as_deref() == Some("websocket")
+    }
+
+    pub fn into_request(self) -> RequestHead {
+        let host = self.authority.as_deref().or(self.headers.get("host"));
+        let host = host.map(|host| host.to_ascii_lowercase().into());
+        RequestHead {
+            method: self.method.unwrap_or_default(),
+            target: self.path.unwrap_or_default(),
+            host,
+            headers: self.headers,
+        }
+    }
+
+    pub fn into_response(self) -> ResponseHead {
+        ResponseHead { status: self.status.unwrap_or_default(), headers: self.headers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loona_hpack::Encoder;
+
+    use super::FieldDecoder;
+
+    fn encode(encoder: &mut Encoder<'_>, path: &str) -> Vec<u8> {
+        let fields: [(&[u8], &[u8]); 4] = [
+            (b":method", b"POST"),
+            (b":path", path.as_bytes()),
+            (b":authority", b"api.example"),
+            (b"content-type", b"application/json"),
+        ];
+        encoder.encode(fields)
+    }
+
+    #[test]
+    fn sections_share_a_table() {
+        let (mut encoder, mut decoder) = (Encoder::new(), FieldDecoder::new());
+        for path in ["/a", "/b", "/a"] {
+            let fields = decoder.decode(&encode(&mut encoder, path));
+            assert!(fields.is_request() && !fields.is_partial);
+            let head = fields.into_request();
+            assert_eq!((&*head.method, &*head.target, head.host.as_deref()), ("POST", path, Some("api.example")));
+        }
+    }
+
+    #[test]
+    fn what_was_said_before_is_unknown_and_what_follows_is_right() {
+        let mut encoder = Encoder::new();
+        for before in 0..20 {
+            encode(&mut encoder, &format!("/before/{before}"));
+        }
+        let mut decoder = FieldDecoder::in_the_middle();
+        let first = decoder.decode(&encode(&mut encoder, "/c"));
+        // The authority was sent before, and now only its place in the table.
+        assert!(first.is_partial && !first.is_request());
+        assert_eq!((first.method.as_deref(), first.path.as_deref(), first.authority.as_deref()), (Some("POST"), Some("/c"), None));
+        let again = decoder.decode(&encode(&mut encoder, "/c"));
+        assert_eq!(again.path.as_deref(), Some("/c"));
+    }
+
+    #[test]
+    fn secrets_and_bombs_are_not_kept() {
+        let mut encoder = Encoder::new();
+        let section = encoder.encode([(&b"authorization"[..], &b"Bearer x"[..]), (b"a", &[b'x'; 3000][..])]);
+        let mut decoder = FieldDecoder::new();
+        assert!(decoder.decode(&section).headers.get("authorization").is_none());
+        // One byte for each repetition of a field of three thousand.
+        let bomb = [0x80 | 62].repeat(60_000);
+        let fields = decoder.decode(&bomb);
+        assert!(fields.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= super::BYTES);
+    }
+
+    #[test]
+    fn a_table_of_any_size_is_refused() {
+        // A size update to 2^20, and a field.
+        let fields = FieldDecoder::new().decode(&[0x3f, 0xe1, 0xff, 0x3f, 0x82]);
+        assert!(fields.is_partial);
+    }
+}
