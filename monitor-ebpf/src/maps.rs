@@ -6,6 +6,8 @@ use aya_ebpf::{
 };
 use monitor_common::{Connection, ConnectionKey, Counters, Gate, MAX_TASKS, Process};
 
+use crate::requests::Walker;
+
 /// `BPF_F_MMAPABLE` (`linux/bpf.h`): user space maps the array into its memory.
 const MMAPABLE: u32 = 1 << 10;
 
@@ -46,6 +48,10 @@ pub struct Call {
     pub slot: u32,
     /// 1 for writes, 0 for reads.
     pub sent: u32,
+    /// Writes: bytes that the caller wants to send.
+    pub len: u64,
+    /// Writes: the walk over them. It lies here and not on the stack, where the verifier would follow every value it can have.
+    pub walker: Walker,
 }
 
 /// This CPU's counters. Updated without atomics: programs of one CPU do not preempt each other inside the update in a way that

@@ -34,6 +34,24 @@ pub fn header(kind: u8, flags: u8, slot: u32) -> Header {
     }
 }
 
+/// Copies a header word by word: copied as a whole it is copied byte by byte, in a loop of which the verifier follows every round.
+///
+/// # Safety
+/// `to` points to reserved ring memory.
+#[inline(always)]
+unsafe fn put(to: *mut Header, header: &Header) {
+    const WORDS: usize = size_of::<Header>() / size_of::<u64>();
+    let (from, to) = (core::ptr::from_ref(header).cast::<u64>(), to.cast::<u64>());
+    macro_rules! words {
+        ($($index:literal)*) => {{
+            const { assert!(WORDS == [$($index),*].len() && size_of::<Header>() % 8 == 0) };
+            // SAFETY: both have `WORDS` words. Volatile, so that they are not put together again.
+            $(unsafe { to.add($index).write_volatile(from.add($index).read()) };)*
+        }};
+    }
+    words!(0 1 2 3 4 5 6);
+}
+
 /// Hands over a record without payload.
 #[inline(always)]
 pub fn emit(header: Header) {
@@ -101,7 +119,7 @@ fn emit_tier<const N: usize>(header: &mut Header, buffer: u64, left: u64) -> u64
     let record = entry.as_mut_ptr();
     header.len = len as u32;
     // SAFETY: `record` points to reserved ring memory of the size of `Record<N>`.
-    unsafe { (*record).header = *header };
+    unsafe { put(&raw mut (*record).header, header) };
     // SAFETY: the destination has room for `N >= len` bytes; the helper checks the source.
     let status = unsafe { bpf_probe_read_user((&raw mut (*record).payload).cast(), len as u32, buffer as *const _) };
     if status == 0 {

@@ -24,6 +24,8 @@ const H2_HEADERS: u64 = 1;
 const MASK: u64 = 4;
 
 /// A walk over one write.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub struct Walker {
     pub walk: Walk,
     buffer: u64,
@@ -34,25 +36,30 @@ pub struct Walker {
     pub credited_to: u64,
     /// Requests that start and have no credit yet.
     pub starts: u32,
+    reserved: u32,
 }
 
 impl Walker {
     /// Follows `len` bytes at `buffer` of the current process, which come next on the connection.
     #[inline(always)]
-    pub fn over(connection: &Connection, buffer: u64, len: u64) -> Self {
-        let (walk, at, credited_to) = (connection.walk, connection.sent, connection.credited_to);
-        let mut walker = Self { walk, buffer, left: len, at, credited_to, starts: 0 };
+    pub fn follow(&mut self, connection: &Connection, buffer: u64, len: u64) {
+        (self.walk, self.at, self.credited_to) = (connection.walk, connection.sent, connection.credited_to);
+        (self.buffer, self.left, self.starts) = (buffer, len, 0);
         // What is spoken can be told at the beginning of a connection or, where that was not seen, of a write.
-        if walk.protocol == PROTOCOL_HTTP1 || (walk.protocol == PROTOCOL_UNKNOWN && walk.have == 0 && len >= 8) {
-            walker.begin(read_user::<u64>(buffer), len);
+        let protocol = self.walk.protocol;
+        if protocol == PROTOCOL_HTTP1 || (protocol == PROTOCOL_UNKNOWN && self.walk.have == 0 && len >= 8) {
+            self.begin(read_user::<u64>(buffer), len);
         }
+        if self.left == 0 {
+            return;
+        }
+        let mut place = Place(self);
         // SAFETY: the callback takes exactly this context, which outlives the call.
-        unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walker).cast(), 0) };
-        if walker.left > 0 {
-            count(|c| c.unwalked_bytes += walker.left);
-            (walker.walk.left, walker.walk.have) = (0, 0);
+        unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut place).cast(), 0) };
+        if self.left > 0 {
+            count(|c| c.unwalked_bytes += self.left);
+            (self.walk.left, self.walk.have) = (0, 0);
         }
-        walker
     }
 
     /// Looks at the first bytes of a write.
@@ -149,10 +156,15 @@ impl Walker {
     }
 }
 
+/// Where the walker of a loop lies: a context must be on the stack.
+struct Place(*mut Walker);
+
 /// One step of a walk; 1 ends it.
 unsafe extern "C" fn step(_round: u32, context: *mut c_void) -> i64 {
-    // SAFETY: called by `Walker::over` only, with a `Walker` on its stack.
-    let walker = unsafe { &mut *context.cast::<Walker>() };
+    // SAFETY: called by `Walker::follow` only, with a `Place` on its stack.
+    let place = unsafe { &*context.cast::<Place>() };
+    // SAFETY: of a walker that nobody else uses until the loop ends.
+    let walker = unsafe { &mut *place.0 };
     if walker.left == 0 {
         return 1;
     }

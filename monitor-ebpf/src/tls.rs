@@ -54,17 +54,17 @@ pub fn ssl_read_ex(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 pub fn ssl_return(ctx: RetProbeContext) -> u32 {
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the value is copied out at once.
-    let Some(call) = (unsafe { CALLS.get(&thread) }).copied() else { return 0 };
-    drop(CALLS.remove(&thread));
+    let Some(call) = CALLS.get_ptr_mut(&thread) else { return 0 };
+    // SAFETY: a live map value of this thread.
+    let call = unsafe { &mut *call };
     let status = ctx.ret::<i32>();
-    if status <= 0 {
-        return 0;
+    if status > 0 {
+        let len = if call.length_at == 0 { status as u64 } else { read_user::<u64>(call.length_at) };
+        if len > 0 {
+            commit(call, len);
+        }
     }
-    let len = if call.length_at == 0 { status as u64 } else { read_user::<u64>(call.length_at) };
-    if len > 0 {
-        commit(&call, len);
-    }
+    drop(CALLS.remove(&thread));
     0
 }
 
@@ -91,16 +91,27 @@ fn key(object: u64) -> ConnectionKey {
 }
 
 #[inline(always)]
-fn remember_call(call: &Call) {
-    if CALLS.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
+fn remember_call(call: &Call) -> Option<&'static mut Call> {
+    let thread = bpf_get_current_pid_tgid();
+    if CALLS.insert(&thread, call, 0).is_err() {
         count(|c| c.map_full += 1);
     }
+    // SAFETY: a live map value, which only this thread uses.
+    CALLS.get_ptr_mut(&thread).map(|call| unsafe { &mut *call })
 }
 
 #[inline(always)]
 fn enter_read<C: EbpfContext + Arguments>(ctx: &C, length_at: u64) -> u32 {
     let Some(process) = current() else { return 0 };
-    remember_call(&Call { object: ctx.argument(0), buffer: ctx.argument(1), length_at, slot: process.slot, sent: 0 });
+    remember_call(&Call {
+        object: ctx.argument(0),
+        buffer: ctx.argument(1),
+        length_at,
+        slot: process.slot,
+        sent: 0,
+        len: 0,
+        walker: Walker::default(),
+    });
     0
 }
 
@@ -110,25 +121,34 @@ fn enter_write<C: EbpfContext + Arguments>(ctx: &C, len: u64, length_at: u64) ->
     if refuse_if_shut(process.slot) {
         return 0;
     }
-    let call = Call { object: ctx.argument(0), buffer: ctx.argument(1), length_at, slot: process.slot, sent: 1 };
-    remember_call(&call);
+    let call = remember_call(&Call {
+        object: ctx.argument(0),
+        buffer: ctx.argument(1),
+        length_at,
+        slot: process.slot,
+        sent: 1,
+        len,
+        walker: Walker::default(),
+    });
+    let Some(call) = call else { return 0 };
     if len == 0 {
         return 0;
     }
     if let Some(connection) = connection(key(call.object), &process) {
         // SAFETY: a live map value; one thread at a time writes to a TLS object.
-        begin_requests(&call, len, unsafe { &mut *connection });
+        begin_requests(call, unsafe { &mut *connection });
     }
     0
 }
 
 /// Requests that start take a credit each. A write that is tried again (it returned an error, nothing was sent) takes none.
 #[inline(always)]
-fn begin_requests(call: &Call, len: u64, connection: &mut Connection) {
+fn begin_requests(call: &mut Call, connection: &mut Connection) {
     if connection.verdict == VERDICT_IGNORE {
         return;
     }
-    let walker = Walker::over(connection, call.buffer, len);
+    let (walker, len) = (&mut call.walker, call.len);
+    walker.follow(connection, call.buffer, len);
     if walker.walk.protocol != PROTOCOL_UNKNOWN {
         connection.verdict = VERDICT_HTTP;
     }
@@ -179,7 +199,7 @@ fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> 
 
 /// Bytes have passed: hands them over if the connection is of interest.
 #[inline(always)]
-fn commit(call: &Call, len: u64) {
+fn commit(call: &mut Call, len: u64) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // The entry made the process a member; it may have been taken out since.
     // SAFETY: the value is copied out at once.
@@ -198,9 +218,7 @@ fn commit(call: &Call, len: u64) {
     header.connection_born = connection.born;
     if call.sent == 1 {
         header.offset = connection.sent;
-        if connection.walk.protocol != PROTOCOL_HTTP1 {
-            connection.walk = Walker::over(connection, call.buffer, len).walk;
-        }
+        sent(call, len, connection);
         connection.sent += len;
     } else {
         header.offset = connection.received;
@@ -210,22 +228,31 @@ fn commit(call: &Call, len: u64) {
     emit_bytes(header, call.buffer, len);
 }
 
+/// Keeps how far what was sent has been followed. All of it was, at the entry, unless only a part was sent.
+#[inline(always)]
+fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
+    if len != call.len {
+        call.walker.follow(connection, call.buffer, len);
+    }
+    connection.walk = call.walker.walk;
+}
+
 /// A process that *reads* a request is a server: nothing it does costs money here.
 #[inline(always)]
-fn judge(call: &Call, len: u64, connection: &mut Connection) {
-    let word = read_user::<u64>(call.buffer);
-    if call.sent == 0 && len >= 8 && (starts_request(word, len) || is_preface(word)) {
-        connection.verdict = VERDICT_IGNORE;
-        return;
-    }
-    if call.sent == 1 {
-        let walk = Walker::over(connection, call.buffer, len).walk;
-        if may_begin_request(walk.seen, walk.have) {
+fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
+    if call.sent == 0 {
+        let word = read_user::<u64>(call.buffer);
+        if len >= 8 && (starts_request(word, len) || is_preface(word)) {
+            connection.verdict = VERDICT_IGNORE;
+            return;
+        }
+    } else {
+        if may_begin_request(call.walker.walk.seen, call.walker.walk.have) {
             // Too short to tell, and nothing of it may be missing if it is one.
             connection.verdict = VERDICT_HTTP;
             return;
         }
-        connection.walk = walk;
+        sent(call, len, connection);
     }
     connection.undecided += 1;
     if connection.undecided > UNDECIDED_CALLS {

@@ -142,19 +142,26 @@ impl Probes {
     }
 }
 
-/// Whole error chain in one line: the verifier's own words are at its end.
+/// The error chain in one line. What the verifier printed may be megabytes: its last words say what it did not like, the rest is for debugging.
 fn load_error(error: impl std::error::Error) -> LoadError {
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        let first_line = cause_text.lines().next().unwrap_or_default();
-        text = format!("{text}: {first_line}");
-        tracing::debug!("{cause_text}");
+        texts.push(cause.to_string());
         source = cause.source();
     }
-    LoadError::Load(text)
+    let text = texts.join(": ");
+    tracing::debug!("{text}");
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (head, tail) =
+        (line.floor_char_boundary(ERROR_HEAD), line.ceil_char_boundary(line.len().saturating_sub(ERROR_TAIL)));
+    let line = if head < tail { format!("{} … {}", &line[..head], &line[tail..]) } else { line };
+    LoadError::Load(line)
 }
+
+/// Bytes of a long error that are shown, from its beginning and from its end.
+const ERROR_HEAD: usize = 160;
+const ERROR_TAIL: usize = 320;
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let missing = |name: &str| LoadError::Load(format!("the embedded object has no program `{name}`"));

@@ -219,9 +219,7 @@ impl Format {
             Self::Sse(events) => events.push(bytes, limits.message, |message| out(Piece::Message(message))),
             Self::Lines(tail) => push_lines(tail, bytes, limits.message, out),
             Self::Frames(frames) => {
-                return frames
-                    .push(bytes, limits.message, |message| out(Piece::Message(message)))
-                    .map_err(|_| Misread);
+                return frames.push(bytes, limits.message, |message| out(Piece::Message(message))).map_err(|_| Misread);
             }
             Self::Form(form) => form.push(bytes, limits.message, &mut |field| out(Piece::Field(field))),
             Self::Unsniffed | Self::Torn => {}

@@ -2,9 +2,7 @@
 
 use std::io::Write as _;
 
-use brotli_decompressor::{
-    BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc,
-};
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use zstd::stream::raw::{self as zstd_raw, DParameter, InBuffer, Operation as _, OutBuffer};
 
@@ -216,7 +214,14 @@ impl Brotli {
         while !self.is_over {
             let (mut room, mut made) = (OUT, 0);
             let result = BrotliDecompressStream(
-                &mut left, &mut at, bytes, &mut room, &mut made, &mut buffer, &mut total, &mut self.state,
+                &mut left,
+                &mut at,
+                bytes,
+                &mut room,
+                &mut made,
+                &mut buffer,
+                &mut total,
+                &mut self.state,
             );
             out(buffer.get(..made).unwrap_or_default());
             match result {

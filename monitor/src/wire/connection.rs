@@ -209,7 +209,9 @@ impl Protocol {
             return None;
         }
         Some(match http2::begins(direction, bytes) {
-            Some(start) => Self::Http2(Box::new(Http2::new(limits, if early.lost > 0 { Start::Middle } else { start }))),
+            Some(start) => {
+                Self::Http2(Box::new(Http2::new(limits, if early.lost > 0 { Start::Middle } else { start })))
+            }
             None => Self::Http1(Box::new(Http1::new(limits))),
         })
     }

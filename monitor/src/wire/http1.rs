@@ -10,9 +10,7 @@ pub use self::{
     head::{Framing, begins_request, may_begin_request, may_begin_response},
 };
 use super::{
-    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, Sink, Unreadable,
-    body::Body,
-    websocket::Extensions,
+    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, Sink, Unreadable, body::Body, websocket::Extensions,
 };
 
 /// Follows the two directions of a connection.
@@ -30,7 +28,10 @@ pub struct Http1 {
 #[derive(Debug, Clone, Copy)]
 pub enum Left {
     /// The exchange goes on as a WebSocket.
-    WebSocket { exchange: ExchangeId, extensions: Extensions },
+    WebSocket {
+        exchange: ExchangeId,
+        extensions: Extensions,
+    },
     Unreadable(Unreadable),
 }
 
@@ -64,14 +65,7 @@ struct Open {
 
 impl Http1 {
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            requests: Lane::default(),
-            answers: Lane::default(),
-            open: VecDeque::new(),
-            next: 0,
-            left: None,
-        }
+        Self { limits, requests: Lane::default(), answers: Lane::default(), open: VecDeque::new(), next: 0, left: None }
     }
 
     /// Takes the next bytes of one direction. What is handed back comes after the connection has [left](Self::left) HTTP/1.x.

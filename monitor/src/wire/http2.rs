@@ -64,7 +64,10 @@ struct Lane {
 enum State {
     /// In the client's preface, with this much of it seen.
     Preface(usize),
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for in each push.
     Lost,

@@ -67,7 +67,10 @@ enum Coded {
 }
 
 enum State {
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for at the beginning of each push.
     Lost,
@@ -235,7 +238,8 @@ impl Lane {
                 false
             }
         };
-        self.state = State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
+        self.state =
+            State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
         Ok(bytes.get(used..).unwrap_or_default())
     }
 

@@ -61,6 +61,20 @@ impl Curl {
         Self { arguments, client: client.to_owned(), api, stream, answers, _directory: directory }
     }
 
+    /// Speaks this version of HTTP, `1.1` or `2`; by itself, curl takes HTTP/2 where the server has it.
+    #[must_use]
+    pub fn http(mut self, version: &str) -> Self {
+        self.arguments.push(format!("--http{version}"));
+        self
+    }
+
+    /// Makes up to so many of the transfers at once; over HTTP/2, on one connection.
+    #[must_use]
+    pub fn parallel(mut self, most: usize) -> Self {
+        self.arguments.extend(["--parallel".into(), "--parallel-max".into(), most.to_string()]);
+        self
+    }
+
     /// Asks for compressed answers and decompresses them.
     #[must_use]
     pub fn compressed(mut self) -> Self {

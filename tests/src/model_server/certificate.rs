@@ -39,6 +39,6 @@ pub(super) fn create() -> anyhow::Result<Identity> {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)
         .context("the server's certificate and key")?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Identity { tls, authority_pem: authority.pem() })
 }

@@ -22,8 +22,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -97,6 +100,9 @@ pub struct ModelServer {
 
 /// How long connections may take to end when the server stops.
 const SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// Streams of HTTP/2 that a client may have open at once.
+const MAX_STREAMS: u32 = 128;
 
 /// Idle connections are kept this long: longer than any test.
 const KEEP_ALIVE: Duration = Duration::from_secs(600);
@@ -206,9 +212,8 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, origin: Origin, service
     }
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let answer = service_fn(move |request| Arc::clone(&service).answer(origin, request));
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(KEEP_ALIVE);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
 }

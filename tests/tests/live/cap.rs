@@ -3,6 +3,8 @@
 use serde_json::json;
 use tollgate_tests::{
     Client, Config, Report, Seen, Truth,
+    clients::Curl,
+    model_server::Api,
     reference_price::{self, PicoUsd},
     report::Call,
 };
@@ -100,6 +102,30 @@ fn a_burst_does_not_outrun_the_cap() {
     let client = Client::loop_agent(&bench.server, "burst").asking(&same).with(&["--warm-up", "5", "--parallel", "8"]);
     let report = run_to_the_cap(&bench, "burst", &client);
     assert!(report.calls > 5, "{report:?}");
+    bench.assert_lossless();
+}
+
+/// Streams of one HTTP/2 connection are requests like any others: each takes its credit when it starts, also when several start in one write.
+#[test]
+fn streams_of_one_connection_do_not_outrun_the_cap() {
+    let bench = Bench::with_server(Config { stall: std::time::Duration::from_millis(30), ..Config::default() });
+    let (task, same) =
+        ("streams", json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 100, "reasoning_tokens": 0}));
+    let run = |curl: &Curl| {
+        let command = curl.command_line();
+        let arguments = ["run", "--task", task, "--budget", CAP, "--"];
+        let arguments: Vec<&str> = arguments.into_iter().chain(command.iter().map(String::as_str)).collect();
+        bench.daemon.tollgate(&arguments)
+    };
+    let curl = |calls| Curl::new(&bench.server, task, Api::OpenaiChat, true, calls, &same).http("2");
+    // The first ones show what a call costs.
+    assert_exit(&run(&curl(3)), 0);
+    assert_exit(&run(&curl(60).parallel(8)), 137);
+    let truths = bench.server.truth_of(task);
+    assert_capped(&truths);
+    assert!(truths.len() > 10, "{truths:#?}");
+    let connections: std::collections::BTreeSet<_> = truths.iter().map(|truth| truth.connection).collect();
+    assert!(connections.len() < 4, "the streams share a connection: {connections:?}");
     bench.assert_lossless();
 }
 

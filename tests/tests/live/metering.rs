@@ -97,14 +97,18 @@ fn curl_is_metered_to_the_token() {
         for (shape, stream, gzip) in
             [("whole", false, false), ("stream", true, false), ("whole-gzip", false, true), ("stream-gzip", true, true)]
         {
-            let task = format!("curl-{name}-{shape}");
-            let curl = Curl::new(&bench.server, &task, api, stream, 4, &json!({"gzip": gzip}));
-            let curl = if gzip { curl.compressed() } else { curl };
-            let output = bench.daemon.tollgate(&run_arguments(&task, &curl.command_line()));
-            assert_exit(&output, 0);
-            assert_eq!(curl.seen().len(), 4);
-            let report = assert_metered(&bench, &task);
-            assert_eq!(file_name(&report.processes[0].exe), "curl");
+            for (version, parallel) in [("1.1", 1), ("2", 1), ("2", 20)] {
+                let task = format!("curl-{name}-{shape}-http{version}-{parallel}");
+                let calls = parallel.max(4);
+                let curl = Curl::new(&bench.server, &task, api, stream, calls, &json!({"gzip": gzip})).http(version);
+                let curl = if gzip { curl.compressed() } else { curl };
+                let curl = if parallel > 1 { curl.parallel(parallel) } else { curl };
+                let output = bench.daemon.tollgate(&run_arguments(&task, &curl.command_line()));
+                assert_exit(&output, 0);
+                assert_eq!(curl.seen().len(), calls);
+                let report = assert_metered(&bench, &task);
+                assert_eq!(file_name(&report.processes[0].exe), "curl");
+            }
         }
     }
     bench.assert_lossless();

@@ -151,7 +151,10 @@ mod tests {
         let first = decoder.decode(&encode(&mut encoder, "/c"));
         // The authority was sent before, and now only its place in the table.
         assert!(first.is_partial && !first.is_request());
-        assert_eq!((first.method.as_deref(), first.path.as_deref(), first.authority.as_deref()), (Some("POST"), Some("/c"), None));
+        assert_eq!(
+            (first.method.as_deref(), first.path.as_deref(), first.authority.as_deref()),
+            (Some("POST"), Some("/c"), None)
+        );
         let again = decoder.decode(&encode(&mut encoder, "/c"));
         assert_eq!(again.path.as_deref(), Some("/c"));
     }
