@@ -14,6 +14,35 @@ pub const MAX_RECORDS_PER_CALL: u32 = 64;
 /// Path bytes of an `exec` record.
 pub const EXEC_PATH: usize = 256;
 
+/// How the cookie of a probe tells where the arguments of its function lie.
+///
+/// Three bytes with a place each (`OBJECT`, `BUFFER`, `LENGTH` are their shifts), then how it is known at the return how much has passed, with its
+/// place. A place is an argument of the C convention by its number, a register of Go's convention from [`GO_REGISTER`](layout::GO_REGISTER) on, or a word
+/// above the stack pointer from [`ON_STACK`](layout::ON_STACK) on.
+pub mod layout {
+    pub const OBJECT: u32 = 0;
+    pub const BUFFER: u32 = 8;
+    pub const LENGTH: u32 = 16;
+    pub const PASSED_PLACE: u32 = 24;
+    pub const PASSED: u32 = 32;
+    pub const PASSED_MASK: u64 = 0xf;
+    /// Calls are told apart by goroutine instead of thread.
+    pub const GO: u64 = 1 << 36;
+
+    pub const GO_REGISTER: u32 = 0x20;
+    pub const ON_STACK: u32 = 0x40;
+    pub const NOWHERE: u32 = 0xff;
+
+    /// The return value, an `int`, if it is positive.
+    pub const RETURNED: u32 = 0;
+    /// The word that the place points to, if the return value is positive.
+    pub const POINTED_TO: u32 = 1;
+    /// All of the length, if the return value is positive.
+    pub const REQUESTED: u32 = 2;
+    /// The word that is at the place when the function returns.
+    pub const RESULT: u32 = 3;
+}
+
 /// The kernel side of a task: how many requests may start, and what happens to the next one when none may.
 ///
 /// Lives in a memory-mapped array: user space lends and takes back credits with atomic operations on the same memory
@@ -122,6 +151,8 @@ pub const KIND_CLOSE: u8 = 3;
 pub const KIND_FORK: u8 = 4;
 pub const KIND_EXEC: u8 = 5;
 pub const KIND_EXIT: u8 = 6;
+/// A process mapped an executable file that nobody has looked at: see [`FileKey`].
+pub const KIND_MAPPED: u8 = 7;
 
 /// [`KIND_DATA`]: bytes the process wrote / read.
 pub const FLAG_SENT: u8 = 1;
@@ -132,29 +163,46 @@ pub const FLAG_HELD: u8 = 4;
 /// The kernel could not send the signal.
 pub const FLAG_SIGNAL_FAILED: u8 = 8;
 
+/// [`KIND_MAPPED`]: the process belongs to a task, was sent `SIGSTOP` and waits until the file has been looked at.
+pub const FLAG_WAITS: u8 = 16;
+
+/// A file as the kernel knows it, whatever its name, mount or namespace.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FileKey {
+    pub inode: u64,
+    /// `dev_t` of the kernel.
+    pub device: u32,
+    /// Tells files apart that had the same inode number one after the other.
+    pub generation: u32,
+}
+
 /// Head of every record, followed by up to `len` payload bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Header {
     /// Boot-clock nanoseconds.
     pub time: u64,
-    /// Connection records: the TLS object. Fork: the parent's tgid.
+    /// Connection records: the TLS object. Fork: the parent's tgid. Mapped: first address.
     pub object: u64,
-    /// [`Connection::born`].
+    /// [`Connection::born`]. Mapped: [`FileKey::inode`].
     pub connection_born: u64,
-    /// Data: stream offset of the first payload byte in its direction.
+    /// Data: stream offset of the first payload byte in its direction. Mapped: the address after the last.
     pub offset: u64,
     pub slot: u32,
     pub tgid: u32,
     pub tid: u32,
     /// Payload bytes that follow and are valid.
     pub len: u32,
-    /// Start: bytes that the held write wanted to send. Else 0.
+    /// Start: bytes that the held write wanted to send. Mapped: [`FileKey::device`]. Else 0.
     pub wanted: u32,
+    /// Mapped: [`FileKey::generation`]. Else 0.
+    pub generation: u32,
     pub kind: u8,
     pub flags: u8,
     /// Start: how many requests start in this write.
     pub starts: u16,
+    pub reserved: u32,
 }
 
 /// A record of one tier as it lies in the ring.
@@ -192,7 +240,7 @@ pub struct Counters {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Connection, ConnectionKey, Counters, Gate, Process};
+    use super::{Connection, ConnectionKey, Counters, FileKey, Gate, Process};
 
     // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Gate {}
@@ -204,4 +252,6 @@ mod user {
     unsafe impl aya::Pod for Connection {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FileKey {}
 }

@@ -9,7 +9,7 @@ use crate::maps::{GATES, count};
 
 /// Signal numbers of every architecture that the programs run on.
 const SIGKILL: u32 = 9;
-const SIGSTOP: u32 = 19;
+pub const SIGSTOP: u32 = 19;
 
 /// Adds to a counter that user space and other CPUs change at the same time, and returns what it was before.
 ///

@@ -11,6 +11,8 @@
 #![allow(internal_features, reason = "`core` for BPF has no stable atomic fetch-and-add")]
 
 mod gate;
+mod layout;
+mod mapping;
 mod maps;
 mod process;
 mod record;

@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use monitor_common::{Connection, ConnectionKey, Counters, Gate, MAX_TASKS, Process};
+use monitor_common::{Connection, ConnectionKey, Counters, FileKey, Gate, MAX_TASKS, Process};
 
 use crate::requests::Walker;
 
@@ -27,9 +27,13 @@ pub static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(65_536, 
 #[map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(65_536, 0);
 
-/// TLS calls between entry and return: thread → arguments.
+/// Executable files that somebody has looked at. Least recently used ones give way, and are looked at again.
 #[map]
-pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0);
+pub static FILES: LruHashMap<FileKey, u32> = LruHashMap::with_max_entries(65_536, 0);
+
+/// TLS calls between entry and return.
+#[map]
+pub static CALLS: LruHashMap<CallKey, Call> = LruHashMap::with_max_entries(16_384, 0);
 
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(32 * 1024 * 1024, 0);
@@ -37,19 +41,30 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(32 * 1024 * 1024, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
+/// Who has entered a call: a thread by its id, a goroutine by its address.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CallKey {
+    pub who: u64,
+    pub tgid: u32,
+    pub is_goroutine: u32,
+}
+
 /// Arguments of a TLS call that has been entered.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Call {
     pub object: u64,
     pub buffer: u64,
-    /// Where the `_ex` variants store the length; 0 where the return value is the length.
-    pub length_at: u64,
+    /// Bytes of the buffer.
+    pub len: u64,
+    /// How it will be known how much has passed, and the word that goes with it.
+    pub passed_at: u64,
+    pub passed: u32,
     pub slot: u32,
     /// 1 for writes, 0 for reads.
     pub sent: u32,
-    /// Writes: bytes that the caller wants to send.
-    pub len: u64,
+    pub reserved: u32,
     /// Writes: the walk over them. It lies here and not on the stack, where the verifier would follow every value it can have.
     pub walker: Walker,
 }

@@ -19,7 +19,8 @@ use aya_ebpf::{
 use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Process, Record};
 
 use crate::{
-    maps::{CALLS, CGROUPS, PROCESSES, RECORDS, count},
+    mapping,
+    maps::{CALLS, CGROUPS, CallKey, PROCESSES, RECORDS, count},
     record::{context_address, emit, header},
 };
 
@@ -96,7 +97,7 @@ fn remember(tgid: u32, process: &Process) {
 
 /// A copy of `T` at `offset` in the tracepoint's context.
 #[inline(always)]
-fn field<T: Default>(ctx: &TracePointContext, offset: &'static u32) -> T {
+pub fn field<T: Default>(ctx: &TracePointContext, offset: &'static u32) -> T {
     let mut value = T::default();
     // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
     let offset = unsafe { core::ptr::read_volatile(offset) };
@@ -137,17 +138,26 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
 /// A process replaced its program: TLS objects of the old one are gone.
 #[tracepoint]
 pub fn sched_process_exec(ctx: TracePointContext) -> u32 {
-    let Some(process) = current() else { return 0 };
+    let process = current();
+    if let Some(process) = process {
+        executed(&ctx, process);
+    }
+    mapping::on_exec();
+    0
+}
+
+#[inline(always)]
+fn executed(ctx: &TracePointContext, process: Process) {
     let mut header = header(KIND_EXEC, 0, process.slot);
     header.connection_born = header.time;
     remember(header.tgid, &Process { born: header.time, ..process });
     let Some(mut entry) = RECORDS.reserve::<Record<EXEC_PATH>>(0) else {
         count(|c| c.dropped_records += 1);
-        return 0;
+        return;
     };
     // `__data_loc`: offset of the text within the record in the low half, its length in the high half.
-    let location = field::<u32>(&ctx, &EXEC_FILENAME);
-    let from = context_address(&ctx) + u64::from(location & 0xffff);
+    let location = field::<u32>(ctx, &EXEC_FILENAME);
+    let from = context_address(ctx) + u64::from(location & 0xffff);
     let record = entry.as_mut_ptr();
     // SAFETY: the destination is ring memory of `EXEC_PATH` bytes; the helper checks the source and ends the text with a zero.
     let read =
@@ -157,15 +167,14 @@ pub fn sched_process_exec(ctx: TracePointContext) -> u32 {
     unsafe { (*record).header = header };
     entry.submit(0);
     count(|c| c.records += 1);
-    0
 }
 
 /// A thread ended. The first thread may end before the others, so membership is taken away by user space once the process is gone.
 #[tracepoint]
 pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
     let pid_tgid = bpf_get_current_pid_tgid();
-    drop(CALLS.remove(&pid_tgid));
     let tgid = (pid_tgid >> 32) as u32;
+    drop(CALLS.remove(&CallKey { who: u64::from(pid_tgid as u32), tgid, is_goroutine: 0 }));
     if pid_tgid as u32 != tgid {
         return 0;
     }

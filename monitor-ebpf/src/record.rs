@@ -31,6 +31,8 @@ pub fn header(kind: u8, flags: u8, slot: u32) -> Header {
         kind,
         flags,
         starts: 0,
+        generation: 0,
+        reserved: 0,
     }
 }
 
@@ -49,7 +51,7 @@ unsafe fn put(to: *mut Header, header: &Header) {
             $(unsafe { to.add($index).write_volatile(from.add($index).read()) };)*
         }};
     }
-    words!(0 1 2 3 4 5 6);
+    words!(0 1 2 3 4 5 6 7);
 }
 
 /// Hands over a record without payload.

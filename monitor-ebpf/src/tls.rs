@@ -1,4 +1,5 @@
-//! OpenSSL's calls: what was written is known at the return, whether it may be written is decided at the entry.
+//! Calls of TLS libraries, whatever their arguments are like ([`Layout`]): what was written is known at the return, whether it may be written is decided
+//! at the entry.
 
 use aya_ebpf::{
     EbpfContext,
@@ -8,12 +9,13 @@ use aya_ebpf::{
 };
 use monitor_common::{
     Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, PROTOCOL_HTTP1,
-    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN, Walk,
+    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN, Walk, layout,
 };
 
 use crate::{
     gate::{refuse_if_shut, take_credits},
-    maps::{CALLS, CONNECTIONS, Call, PROCESSES, count},
+    layout::{Layout, goroutine, word},
+    maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
     process::current,
     record::{emit, emit_bytes, header},
     requests::{Walker, is_preface, is_upgrade, may_begin_request, read_user, starts_request},
@@ -24,55 +26,69 @@ const UNDECIDED_CALLS: u32 = 64;
 /// Bytes of a held request that user space gets to price it by.
 const HELD_BYTES: u64 = TIERS[2] as u64;
 
-/// `int SSL_write(SSL *, const void *, int)`
+/// Entry of a function that sends.
 #[uprobe]
-pub fn ssl_write(ctx: ProbeContext) -> u32 {
-    // A negative length is an error that OpenSSL returns; nothing is sent then.
-    let len = ctx.arg::<i32>(2).unwrap_or(0);
-    enter_write(&ctx, if len > 0 { len as u64 } else { 0 }, 0)
-}
-
-/// `int SSL_write_ex(SSL *, const void *, size_t, size_t *written)`
-#[uprobe]
-pub fn ssl_write_ex(ctx: ProbeContext) -> u32 {
-    enter_write(&ctx, ctx.arg::<u64>(2).unwrap_or(0), ctx.arg::<u64>(3).unwrap_or(0))
-}
-
-/// `int SSL_read(SSL *, void *, int)`
-#[uprobe]
-pub fn ssl_read(ctx: ProbeContext) -> u32 {
-    enter_read(&ctx, 0)
-}
-
-/// `int SSL_read_ex(SSL *, void *, size_t, size_t *readbytes)`
-#[uprobe]
-pub fn ssl_read_ex(ctx: ProbeContext) -> u32 {
-    enter_read(&ctx, ctx.arg::<u64>(3).unwrap_or(0))
-}
-
-/// Return of any of them.
-#[uretprobe]
-pub fn ssl_return(ctx: RetProbeContext) -> u32 {
-    let thread = bpf_get_current_pid_tgid();
-    let Some(call) = CALLS.get_ptr_mut(&thread) else { return 0 };
-    // SAFETY: a live map value of this thread.
-    let call = unsafe { &mut *call };
-    let status = ctx.ret::<i32>();
-    if status > 0 {
-        let len = if call.length_at == 0 { status as u64 } else { read_user::<u64>(call.length_at) };
-        if len > 0 {
-            commit(call, len);
-        }
+pub fn tls_write(ctx: ProbeContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    if refuse_if_shut(process.slot) {
+        return 0;
     }
-    drop(CALLS.remove(&thread));
+    let Some(call) = remember_call(&ctx, &process, 1) else { return 0 };
+    if call.len == 0 {
+        return 0;
+    }
+    if let Some(connection) = connection(key(call.object), &process) {
+        // SAFETY: a live map value; one thread at a time writes to a TLS object.
+        begin_requests(call, unsafe { &mut *connection });
+    }
     0
 }
 
-/// `void SSL_free(SSL *)`
+/// Entry of a function that receives.
 #[uprobe]
-pub fn ssl_free(ctx: ProbeContext) -> u32 {
+pub fn tls_read(ctx: ProbeContext) -> u32 {
+    if let Some(process) = current() {
+        remember_call(&ctx, &process, 0);
+    }
+    0
+}
+
+/// Return of either.
+#[uretprobe]
+pub fn tls_return(ctx: RetProbeContext) -> u32 {
+    returned(&ctx, &by_thread(), ctx.ret::<i32>())
+}
+
+/// A return instruction of either, where a return probe would corrupt the stack, which moves.
+#[uprobe]
+pub fn go_return(ctx: ProbeContext) -> u32 {
+    returned(&ctx, &by_goroutine(&ctx), 0)
+}
+
+#[inline(always)]
+fn returned<C: EbpfContext>(ctx: &C, key: &CallKey, status: i32) -> u32 {
+    let Some(call) = CALLS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a live map value of this thread or goroutine.
+    let call = unsafe { &mut *call };
+    let len = match call.passed {
+        layout::RESULT => word(ctx, call.passed_at) as i64,
+        _ if status <= 0 => 0,
+        layout::POINTED_TO => read_user::<i64>(call.passed_at),
+        layout::REQUESTED => call.len as i64,
+        _ => i64::from(status),
+    };
+    if len > 0 {
+        commit(call, len as u64);
+    }
+    drop(CALLS.remove(key));
+    0
+}
+
+/// Entry of a function that ends a connection.
+#[uprobe]
+pub fn tls_close(ctx: ProbeContext) -> u32 {
     let Some(process) = current() else { return 0 };
-    let key = key(ctx.arg::<u64>(0).unwrap_or(0));
+    let key = key(Layout::of(&ctx).object(&ctx));
     // SAFETY: the value is copied out at once.
     let Some(connection) = (unsafe { CONNECTIONS.get(&key) }).copied() else { return 0 };
     drop(CONNECTIONS.remove(&key));
@@ -91,54 +107,37 @@ fn key(object: u64) -> ConnectionKey {
 }
 
 #[inline(always)]
-fn remember_call(call: &Call) -> Option<&'static mut Call> {
-    let thread = bpf_get_current_pid_tgid();
-    if CALLS.insert(&thread, call, 0).is_err() {
+fn by_thread() -> CallKey {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    CallKey { who: u64::from(pid_tgid as u32), tgid: (pid_tgid >> 32) as u32, is_goroutine: 0 }
+}
+
+#[inline(always)]
+fn by_goroutine<C: EbpfContext>(ctx: &C) -> CallKey {
+    CallKey { who: goroutine(ctx), is_goroutine: 1, ..by_thread() }
+}
+
+/// Keeps the arguments of the call that is being entered.
+#[inline(always)]
+fn remember_call<C: EbpfContext>(ctx: &C, process: &Process, sent: u32) -> Option<&'static mut Call> {
+    let layout = Layout::of(ctx);
+    let key = if layout.is_go() { by_goroutine(ctx) } else { by_thread() };
+    let call = Call {
+        object: layout.object(ctx),
+        buffer: layout.buffer(ctx),
+        len: layout.length(ctx),
+        passed_at: layout.passed_at(ctx),
+        passed: layout.passed(),
+        slot: process.slot,
+        sent,
+        reserved: 0,
+        walker: Walker::default(),
+    };
+    if CALLS.insert(&key, &call, 0).is_err() {
         count(|c| c.map_full += 1);
     }
-    // SAFETY: a live map value, which only this thread uses.
-    CALLS.get_ptr_mut(&thread).map(|call| unsafe { &mut *call })
-}
-
-#[inline(always)]
-fn enter_read<C: EbpfContext + Arguments>(ctx: &C, length_at: u64) -> u32 {
-    let Some(process) = current() else { return 0 };
-    remember_call(&Call {
-        object: ctx.argument(0),
-        buffer: ctx.argument(1),
-        length_at,
-        slot: process.slot,
-        sent: 0,
-        len: 0,
-        walker: Walker::default(),
-    });
-    0
-}
-
-#[inline(always)]
-fn enter_write<C: EbpfContext + Arguments>(ctx: &C, len: u64, length_at: u64) -> u32 {
-    let Some(process) = current() else { return 0 };
-    if refuse_if_shut(process.slot) {
-        return 0;
-    }
-    let call = remember_call(&Call {
-        object: ctx.argument(0),
-        buffer: ctx.argument(1),
-        length_at,
-        slot: process.slot,
-        sent: 1,
-        len,
-        walker: Walker::default(),
-    });
-    let Some(call) = call else { return 0 };
-    if len == 0 {
-        return 0;
-    }
-    if let Some(connection) = connection(key(call.object), &process) {
-        // SAFETY: a live map value; one thread at a time writes to a TLS object.
-        begin_requests(call, unsafe { &mut *connection });
-    }
-    0
+    // SAFETY: a live map value, which only this thread or goroutine uses.
+    CALLS.get_ptr_mut(&key).map(|call| unsafe { &mut *call })
 }
 
 /// Requests that start take a credit each. A write that is tried again (it returned an error, nothing was sent) takes none.
@@ -268,17 +267,5 @@ fn upgrade(call: &Call, len: u64, connection: &mut Connection) {
         && is_upgrade(read_user::<u64>(call.buffer), read_user::<u32>(call.buffer + 8))
     {
         connection.walk = Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_WEBSOCKET };
-    }
-}
-
-/// Word-sized arguments of the probed function.
-trait Arguments {
-    fn argument(&self, index: usize) -> u64;
-}
-
-impl Arguments for ProbeContext {
-    #[inline(always)]
-    fn argument(&self, index: usize) -> u64 {
-        self.arg::<u64>(index).unwrap_or(0)
     }
 }

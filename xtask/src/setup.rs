@@ -17,7 +17,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -30,6 +30,8 @@ const PACKAGES: [(&str, &str); 14] = [
     ("ca-certificates", "trusting servers"),
     ("libssl3", "the TLS library that is probed"),
     ("curl", "a client of the tests"),
+    ("wget", "a client of the tests, with GnuTLS"),
+    ("mount", "tests that mount what containers do"),
     ("python3-venv", "clients of the tests, the sample agent"),
     ("util-linux", "tests that take a kernel's features away"),
 ];

@@ -20,7 +20,7 @@ use crate::{
     engine::{self, Handle, Parts},
     ledger::{Ledger, Reader},
     meter,
-    probe::Probes,
+    probe::{Loaded, Probes},
 };
 
 /// Run the daemon that meters and stops tasks
@@ -76,11 +76,12 @@ fn serve(config: &Config) -> Result<ExitCode> {
     runtime.block_on(async {
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
-        let (mut probes, ring, memberships, gates) = Probes::load(config.kernel.capacity())?;
-        for error in probes.attach_libraries()? {
-            tracing::warn!("{error}: what uses it is not metered");
+        let Loaded { probes, ring, memberships, gates, looked, said } =
+            Probes::load(config.kernel.capacity(), config.state_dir())?;
+        for word in said {
+            tracing::info!("{word}; what it does there is not metered");
         }
-        let attached = probes.attached().count();
+        let attached = probes.attached().len();
         let ledger_path = config.state_dir().join("ledger.db");
         let ledger = Ledger::open(&ledger_path)?;
         let reader = Reader::open(&ledger_path)?;
@@ -92,6 +93,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
             hierarchy,
             ledger: ledger.clone(),
             alerts: Alerts::start()?,
+            looked,
         };
         let (handle, commands) = Handle::new();
         let engine = engine::start(parts, config, &reader, commands)?;
@@ -109,7 +111,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
             // First, so that whoever waits for a task hears that this daemon will not see its end.
             ending.shutdown();
         };
-        tracing::info!("ready: {attached} TLS libraries probed, listening on {}", config.socket().display());
+        tracing::info!("ready: {attached} files with TLS probed, listening on {}", config.socket().display());
         // Outside systemd there is nobody to tell.
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
         server.serve(handle, ledger.clone(), ledger_path, until).await?;

@@ -32,6 +32,7 @@ impl Engine {
             Event::Closed { connection } => self.close(connection, at),
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
+            Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
             Event::Exited { slot, pid } => self.leaving.push(Leaving { pid, slot, since: Instant::now() }),
         }
     }

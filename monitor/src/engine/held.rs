@@ -1,18 +1,19 @@
-//! Requests that the gate stopped.
+//! Processes that were stopped in the kernel: in front of a request for which there is no credit, or of code that nobody has looked at.
 //!
 //! A held process is stopped as a whole, in front of one request or, when several of its threads came to the gate at once, of several. It is
-//! let go only when each of them may go. To know them all, it must first be seen stopped with all its threads, and then every record
+//! let go only when each of them may go, and everything that it has mapped was looked at. To know them all, it must first be seen stopped with all its threads, and then every record
 //! that it wrote must have been read: only then can no further thread be on its way to the gate.
 
 use std::time::{Duration, Instant};
 
 use super::state::Engine;
 use crate::{
+    alert::Kind,
     budget::{Answer, HoldId},
     enforce::{Held, held_state, resume},
     pipeline::{Pipeline, Step},
     price::Money,
-    probe::{ConnectionId, Pid, Slot},
+    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot},
     wire::{Direction, StreamOffset},
 };
 
@@ -23,6 +24,8 @@ const STOPS_SOON: Duration = Duration::from_millis(20);
 pub struct HeldProcess {
     pub slot: Slot,
     pub requests: Vec<HeldRequest>,
+    /// Code that it has mapped and that is being looked at.
+    mappings: Vec<Mapping>,
     /// It was seen with all threads stopped; records from before that may still be in the ring.
     is_stopped: bool,
     since: Instant,
@@ -39,14 +42,50 @@ pub struct HeldRequest {
 impl Engine {
     pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8]) {
         let least = self.least_cost(head);
-        let process = self.held.entry(connection.pid).or_insert_with(|| HeldProcess {
+        let requests = (0..starts).map(|_| HeldRequest { connection, least, allowed: None });
+        self.held_process(connection.pid, slot).requests.extend(requests);
+    }
+
+    fn held_process(&mut self, pid: Pid, slot: Slot) -> &mut HeldProcess {
+        self.held.entry(pid).or_insert_with(|| HeldProcess {
             slot,
             requests: Vec::new(),
+            mappings: Vec::new(),
             is_stopped: false,
             since: Instant::now(),
-        });
-        let requests = (0..starts).map(|_| HeldRequest { connection, least, allowed: None });
-        process.requests.extend(requests);
+        })
+    }
+
+    /// Somebody has mapped code that must be looked at. A process of a task waits for it.
+    pub fn on_mapped(&mut self, pid: Pid, waits_in: Option<Slot>, mapping: Mapping) {
+        if pid == std::process::id() {
+            return;
+        }
+        let is_asked = self.probes.look_at(Request { pid, mapping });
+        if let Some(slot) = waits_in {
+            let process = self.held_process(pid, slot);
+            if is_asked {
+                process.mappings.push(mapping);
+            }
+        }
+    }
+
+    /// A file was looked at.
+    pub fn on_looked(&mut self, looked: Looked) {
+        match looked {
+            Looked::Attached(attached) => self.probes.set_attached(attached),
+            Looked::Done { request, said } => {
+                if let Some(process) = self.held.get_mut(&request.pid)
+                    && let Some(index) = process.mappings.iter().position(|mapping| *mapping == request.mapping)
+                {
+                    process.mappings.remove(index);
+                }
+                let slot = self.memberships.slot_of(request.pid);
+                for word in said.into_iter().filter(|_| slot.is_some()) {
+                    self.alert(Kind::Unread, slot, format!("process {}: {word}", request.pid));
+                }
+            }
+        }
     }
 
     /// Prices a request by its own bytes, where they name the model.
@@ -111,7 +150,7 @@ impl Engine {
                 }
             }
         }
-        if process.requests.iter().any(|request| request.allowed.is_none()) {
+        if !process.mappings.is_empty() || process.requests.iter().any(|request| request.allowed.is_none()) {
             self.held.insert(pid, process);
             return;
         }

@@ -26,8 +26,6 @@ use crate::{
 
 /// How often to compare what is known of processes with the processes.
 const RECONCILE: Duration = Duration::from_secs(2);
-/// When to look at what a process has mapped after it executed a program: its libraries come a little later.
-const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(2)];
 
 impl Engine {
     /// Opens a task, or takes it up again.
@@ -236,7 +234,6 @@ impl Engine {
             task.tree.executed(pid, path, at);
             task.was_entered = true;
             self.write_process(slot, pid);
-            self.mapping.extend(LOOKS.map(|delay| (Instant::now() + delay, pid)));
         }
     }
 
@@ -252,13 +249,6 @@ impl Engine {
     pub fn sweep(&mut self) {
         self.sweep_leaving();
         let now = Instant::now();
-        let due: Vec<Pid> = self.mapping.iter().filter(|(due, _)| *due <= now).map(|(_, pid)| *pid).collect();
-        self.mapping.retain(|(due, _)| *due > now);
-        for pid in due {
-            for error in self.probes.attach_process(pid) {
-                self.alert(Kind::Unread, self.memberships.slot_of(pid), error.to_string());
-            }
-        }
         let running =
             |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
         let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();

@@ -22,7 +22,7 @@ use crate::{
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
     price::Catalogue,
-    probe::{Memberships, Probes, Ring},
+    probe::{Looked, Memberships, Probes, Ring},
 };
 
 /// What the engine is made of.
@@ -34,6 +34,7 @@ pub struct Parts {
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
+    pub looked: mpsc::UnboundedReceiver<Looked>,
 }
 
 /// Records that are dealt with before anything else gets its turn.
@@ -57,7 +58,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (kills, killed) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts } = parts;
+    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, looked } = parts;
     let mut engine = Engine {
         probes,
         memberships,
@@ -75,7 +76,6 @@ pub fn start(
         connections: Default::default(),
         held: Default::default(),
         leaving: Vec::new(),
-        mapping: Default::default(),
         touched: Default::default(),
         next_id: 0,
         kills,
@@ -85,7 +85,7 @@ pub fn start(
     engine.recover(ledger)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let thread = thread::Builder::new().name("engine".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(run(engine, ring, commands, killed)) {
+        if let Err(error) = runtime.block_on(run(engine, ring, commands, killed, looked)) {
             tracing::error!("the engine stopped: {error}");
         }
     })?;
@@ -105,6 +105,7 @@ async fn run(
     mut ring: Ring,
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut killed: mpsc::UnboundedReceiver<KillDone>,
+    mut looked: mpsc::UnboundedReceiver<Looked>,
 ) -> io::Result<()> {
     let readable = ring.watch()?;
     let mut sweep = interval(SWEEP);
@@ -126,6 +127,7 @@ async fn run(
                     return Ok(());
                 }
             }
+            Some(looked) = looked.recv() => engine.on_looked(looked),
             Some(done) = killed.recv() => {
                 drain(&mut engine, &mut ring);
                 engine.on_killed(done);
@@ -185,7 +187,7 @@ fn status(engine: &Engine) -> Status {
             catalogue: engine.catalogue.version().to_owned(),
         },
         tasks,
-        probes: engine.probes.attached().cloned().collect(),
+        probes: engine.probes.attached().to_vec(),
         counters: CounterStatus {
             kernel: engine.probes.counters(),
             processes: engine.memberships.all().len() as u64,

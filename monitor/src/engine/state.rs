@@ -39,8 +39,6 @@ pub struct Engine {
     pub held: HashMap<Pid, HeldProcess>,
     /// Processes whose first thread ended; the rest may still run.
     pub leaving: Vec<Leaving>,
-    /// Processes that executed a program lately, and when to look at what they have mapped.
-    pub mapping: Vec<(Instant, Pid)>,
     /// Tasks whose credits or state may have to change.
     pub touched: HashSet<Slot>,
     pub next_id: u64,

@@ -1,35 +1,42 @@
-//! Attaching to OpenSSL wherever it lies on this host.
+//! Attaching to TLS functions wherever code that has them lies.
+//!
+//! Every file whose code a process maps is looked at once, on a thread of its own: the kernel says which ([`Event::Mapped`](super::Event::Mapped)), and
+//! a process of a task waits for it. What a uprobe is attached to is the inode, so a file counts as the same under every name, mount and namespace,
+//! and as another one after it was replaced.
 
 use std::{
     collections::HashMap,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io,
+    num::NonZeroUsize,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf,
+    maps::{HashMap as KernelMap, MapData},
     programs::{
         ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
+use monitor_common::FileKey;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use serde::Serialize;
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::elf::{self, LibraryError};
+use super::{
+    event::{Event, Mapping, Pid},
+    finder::{self, Depth, ImageError, Signatures, TlsStack},
+    kernel::Ring,
+    known::Known,
+    plan::{Plan, Program},
+};
 
-/// Which program handles which function; the second one, if any, its return.
-const FUNCTIONS: [(&str, &str, Option<&str>); 5] = [
-    ("SSL_write", "ssl_write", Some("ssl_return")),
-    ("SSL_write_ex", "ssl_write_ex", Some("ssl_return")),
-    ("SSL_read", "ssl_read", Some("ssl_return")),
-    ("SSL_read_ex", "ssl_read_ex", Some("ssl_return")),
-    ("SSL_free", "ssl_free", None),
-];
-/// Without these a library is not covered. (`_ex` came with OpenSSL 1.1.1.)
-const REQUIRED: [&str; 3] = ["SSL_write", "SSL_read", "SSL_free"];
-
-/// Where shared libraries lie when no process has them mapped yet.
+/// Where shared libraries lie when no process has them mapped yet, and what those with TLS are called.
 const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
@@ -40,125 +47,309 @@ const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/usr/lib",
     "/usr/local/lib",
 ];
+const LIBRARY_NAMES: [&str; 7] =
+    ["libssl.so", "libssl-", "libgnutls.so", "libnspr4.so", "libs2n.so", "libwolfssl.so", "libmbedtls.so"];
+/// A program without TLS functions that it names is searched through from this size on: a smaller one has no room for TLS of its own.
+const SEARCHED_FROM: u64 = 1 << 20;
+/// How often files that were deleted are looked at: whoever still uses them may be gone.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Why a file is not probed.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    #[error("cannot search {path}: {source}")]
+    Search { path: PathBuf, source: ImageError },
+    #[error("cannot attach to {path}: {source}")]
+    Attach { path: PathBuf, source: Box<ProgramError> },
+}
 
 /// A file whose TLS calls are seen, in every process that maps it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Attached {
     pub path: PathBuf,
-    pub functions: Vec<&'static str>,
+    pub stacks: Vec<TlsStack>,
+    pub functions: Vec<String>,
 }
 
-/// Files that are probed, by (device, inode): what a uprobe is attached to is the inode, under whatever name.
-#[derive(Debug, Default)]
-pub struct Libraries {
-    attached: HashMap<(u64, u64), Attached>,
-    /// Files that failed, so that each is reported once.
-    failed: HashMap<(u64, u64), ()>,
+/// What the kernel asks to be looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub pid: Pid,
+    pub mapping: Mapping,
 }
 
-impl Libraries {
-    pub fn attached(&self) -> impl Iterator<Item = &Attached> {
-        self.attached.values()
+/// What came of a look.
+#[derive(Debug)]
+pub enum Looked {
+    /// This request is dealt with; what there is to say about the file.
+    Done { request: Request, said: Vec<String> },
+    /// Everything that is probed now.
+    Attached(Vec<Attached>),
+}
+
+/// Holds the programs and what they are attached to. Dropping it detaches everything.
+pub struct Attacher {
+    ebpf: Ebpf,
+    files: KernelMap<MapData, FileKey, u32>,
+    signatures: Signatures,
+    known: Known,
+    attached: HashMap<FileKey, Probed>,
+}
+
+/// A probed file. It is kept open: while it is, nothing else has its inode number.
+struct Probed {
+    report: Attached,
+    file: File,
+    _links: Vec<UProbeLink>,
+}
+
+impl Attacher {
+    pub fn new(ebpf: Ebpf, files: KernelMap<MapData, FileKey, u32>, signatures: Signatures, known: Known) -> Self {
+        Self { ebpf, files, signatures, known, attached: HashMap::new() }
     }
 
-    /// Attaches to every OpenSSL of the host's library directories and of running processes; returns what could not be attached.
-    pub fn attach_host(&mut self, ebpf: &mut Ebpf) -> Vec<LibraryError> {
-        let mut candidates = installed();
-        if let Ok(processes) = procfs::process::all_processes() {
-            for process in processes.flatten() {
-                candidates.extend(mapped(process.pid()));
+    pub fn attached(&self) -> Vec<Attached> {
+        let mut all: Vec<_> = self.attached.values().map(|probed| probed.report.clone()).collect();
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        all
+    }
+
+    /// Attaches to every TLS library of the host's library directories and to everything that running processes have mapped; returns what there is to
+    /// say about them.
+    pub fn attach_host(&mut self, ring: &mut Ring) -> Vec<String> {
+        let mut said = Vec::new();
+        // This program's own TLS is nobody's agent; and it knows the marks of every TLS there is.
+        if let Ok(file) = File::open("/proc/self/exe") {
+            key_of(&file, ring);
+        }
+        for path in installed().into_iter().chain(in_use()) {
+            // Gone by now, or not for us.
+            let Ok(file) = File::open(&path) else { continue };
+            if let Some(key) = key_of(&file, ring) {
+                said.extend(self.look(key, file, &path));
             }
         }
-        self.attach_all(ebpf, candidates)
+        self.known.save();
+        said
     }
 
-    /// Attaches to what one process has mapped.
-    pub fn attach_process(&mut self, ebpf: &mut Ebpf, pid: i32) -> Vec<LibraryError> {
-        self.attach_all(ebpf, mapped(pid))
-    }
-
-    fn attach_all(&mut self, ebpf: &mut Ebpf, candidates: Vec<PathBuf>) -> Vec<LibraryError> {
-        let mut errors = Vec::new();
-        for path in candidates {
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            let inode = (metadata.dev(), metadata.ino());
-            if self.attached.contains_key(&inode) || self.failed.contains_key(&inode) {
-                continue;
+    /// Looks at what the kernel asks for until nobody asks any more.
+    pub fn serve(mut self, requests: &Receiver<Request>, looked: &UnboundedSender<Looked>) {
+        let mut swept = Instant::now();
+        loop {
+            match requests.recv_timeout(SWEEP) {
+                Ok(request) => {
+                    let before = self.attached.len();
+                    let said = self.look_at(&request);
+                    // The engine is gone: so is everybody who could be told.
+                    looked.send(Looked::Done { request, said }).ok();
+                    if self.attached.len() != before {
+                        looked.send(Looked::Attached(self.attached())).ok();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            match attach(ebpf, &path) {
-                Ok(attached) => drop(self.attached.insert(inode, attached)),
-                Err(error) => {
-                    self.failed.insert(inode, ());
-                    errors.push(error);
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.known.save();
+                if self.forget_unused() {
+                    looked.send(Looked::Attached(self.attached())).ok();
                 }
             }
         }
-        errors
+    }
+
+    fn look_at(&mut self, request: &Request) -> Vec<String> {
+        let Mapping { start, end, file: key } = request.mapping;
+        if key != FileKey::default() {
+            if self.attached.contains_key(&key) {
+                self.mark(key);
+                return Vec::new();
+            }
+            let path = PathBuf::from(format!("/proc/{}/map_files/{start:x}-{end:x}", request.pid));
+            if let Ok(file) = File::open(&path) {
+                return self.look(key, file, &path);
+            }
+            // Unmapped again, or the process is gone.
+            return Vec::new();
+        }
+        // The kernel could not tell which mapping it was.
+        let maps = code_of(request.pid);
+        let said = maps.into_iter().filter_map(|path| Some((File::open(&path).ok()?, path)));
+        said.flat_map(|(file, path)| {
+            let key = stand_in(&file);
+            self.look(key, file, &path)
+        })
+        .collect()
+    }
+
+    /// Finds out what to probe in a file, and does.
+    fn look(&mut self, key: FileKey, file: File, path: &Path) -> Vec<String> {
+        if self.attached.contains_key(&key) {
+            self.mark(key);
+            return Vec::new();
+        }
+        // Resolves `/proc/<pid>/…`, whose pid will be gone when somebody reads this.
+        let name = fs::read_link(path).unwrap_or_else(|_: io::Error| path.into());
+        let mut said = Vec::new();
+        match self.plan(&file, path, &name) {
+            Ok(plan) => {
+                let because = |(stack, because): &(TlsStack, String)| {
+                    format!("{}: {stack} cannot be read: {because}", name.display())
+                };
+                said.extend(plan.uncovered.iter().map(because));
+                if !plan.probes.is_empty()
+                    && let Err(source) = self.attach(key, file, name.clone(), &plan)
+                {
+                    said.push(LibraryError::Attach { path: name, source: Box::new(source) }.to_string());
+                }
+            }
+            // Scripts and data are mapped as code too; only what cannot be read is worth a word.
+            Err(ImageError::NotElf(_)) => {}
+            Err(source) => said.push(LibraryError::Search { path: name, source }.to_string()),
+        }
+        self.mark(key);
+        said
+    }
+
+    fn plan(&mut self, file: &File, path: &Path, name: &Path) -> Result<Plan, ImageError> {
+        let metadata = file.metadata()?;
+        if let Some(plan) = self.known.get(&metadata) {
+            return Ok(plan);
+        }
+        let mut plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Names)?);
+        let is_library = name.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
+        if plan.probes.is_empty() && !is_library && metadata.len() >= SEARCHED_FROM {
+            plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);
+        }
+        self.known.put(&metadata, &plan);
+        Ok(plan)
+    }
+
+    fn attach(&mut self, key: FileKey, file: File, name: PathBuf, plan: &Plan) -> Result<(), ProgramError> {
+        // The file itself, whatever has become of its name.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let mut links = Vec::new();
+        for probe in &plan.probes {
+            let program = program(&mut self.ebpf, probe.program)?;
+            let location = UProbeAttachLocation::AbsoluteOffset(probe.offset);
+            let point = UProbeAttachPoint { location, cookie: Some(probe.cookie) };
+            let link = program.attach(point, &path, UProbeScope::AllProcesses)?;
+            links.push(program.take_link(link)?);
+        }
+        tracing::debug!("probing {}: {}", name.display(), plan.functions.join(", "));
+        let report = Attached { path: name, stacks: plan.stacks.clone(), functions: plan.functions.clone() };
+        self.attached.insert(key, Probed { report, file, _links: links });
+        Ok(())
+    }
+
+    /// Tells the kernel that nobody needs to wait for this file any more.
+    fn mark(&mut self, key: FileKey) {
+        if let Err(error) = self.files.insert(key, 1, 0) {
+            tracing::debug!("a file was not marked as looked at: {error}");
+        }
+    }
+
+    /// Detaches from files that are deleted and that no process has mapped any more. Says whether there were any.
+    fn forget_unused(&mut self) -> bool {
+        let is_deleted = |probed: &Probed| probed.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        if !self.attached.values().any(is_deleted) {
+            return false;
+        }
+        let in_use: Vec<(u64, u64)> = in_use().iter().filter_map(|path| identity(&fs::metadata(path).ok()?)).collect();
+        let is_unused = |probed: &Probed| {
+            is_deleted(probed)
+                && probed
+                    .file
+                    .metadata()
+                    .ok()
+                    .and_then(|metadata| identity(&metadata))
+                    .is_some_and(|id| !in_use.contains(&id))
+        };
+        let unused: Vec<FileKey> =
+            self.attached.iter().filter(|(_, probed)| is_unused(probed)).map(|(key, _)| *key).collect();
+        for key in &unused {
+            self.attached.remove(key);
+            // Absent is what is wanted.
+            self.files.remove(key).ok();
+        }
+        !unused.is_empty()
     }
 }
 
-fn is_openssl(name: &str) -> bool {
-    name.starts_with("libssl.so") || (name.starts_with("libssl-") && name.contains(".so"))
+fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn program(ebpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProgramError> {
+    ebpf.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn installed() -> Vec<PathBuf> {
     let entries = LIBRARY_DIRECTORIES.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| is_openssl(&name.to_string_lossy())))
-        .collect()
+    let is_tls = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        LIBRARY_NAMES.iter().any(|known| name.starts_with(known)) && name.contains(".so")
+    };
+    entries.map(|entry| entry.path()).filter(is_tls).collect()
 }
 
-/// OpenSSL libraries in a process' address space, reached through its own root: it may live in another mount namespace.
-fn mapped(pid: i32) -> Vec<PathBuf> {
-    let Ok(maps) = procfs::process::Process::new(pid).and_then(|process| process.maps()) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for map in maps {
-        let procfs::process::MMapPath::Path(path) = map.pathname else { continue };
-        if path.file_name().is_some_and(|name| is_openssl(&name.to_string_lossy())) {
-            let seen_from_here =
-                Path::new("/proc").join(pid.to_string()).join("root").join(path.strip_prefix("/").unwrap_or(&path));
-            if !paths.contains(&seen_from_here) {
-                paths.push(seen_from_here);
-            }
+/// Code that any process has mapped, each file once as far as its device and inode numbers tell.
+fn in_use() -> Vec<PathBuf> {
+    let mut seen = HashMap::new();
+    for process in procfs::process::all_processes().into_iter().flatten().flatten() {
+        for (identity, path) in code_maps(process.pid()) {
+            seen.entry(identity).or_insert(path);
         }
     }
-    paths
+    seen.into_values().collect()
 }
 
-fn attach(ebpf: &mut Ebpf, path: &Path) -> Result<Attached, LibraryError> {
-    let symbols = FUNCTIONS.map(|(symbol, _, _)| symbol);
-    let found = elf::functions(path, &symbols)?;
-    if let Some(missing) =
-        REQUIRED.into_iter().find(|required| !found.iter().any(|function| function.symbol == *required))
-    {
-        return Err(LibraryError::Missing { path: path.into(), missing });
+fn code_of(pid: Pid) -> Vec<PathBuf> {
+    let maps = i32::try_from(pid).map(code_maps).unwrap_or_default();
+    maps.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Executable mappings of files, by device and inode, as links that lead to the file whatever its name and namespace.
+fn code_maps(pid: i32) -> Vec<((i32, i32, u64), PathBuf)> {
+    let maps = procfs::process::Process::new(pid).and_then(|process| process.maps());
+    let code = maps
+        .into_iter()
+        .flatten()
+        .filter(|map| map.inode != 0 && map.perms.contains(procfs::process::MMPermissions::EXECUTE));
+    code.map(|map| {
+        let (start, end) = map.address;
+        ((map.dev.0, map.dev.1, map.inode), PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}")))
+    })
+    .collect()
+}
+
+/// A key for a file that the kernel has not named: none that it gives, for its device is none.
+fn stand_in(file: &File) -> FileKey {
+    let (device, inode) = file.metadata().ok().as_ref().and_then(identity).unwrap_or_default();
+    let device = u32::try_from(device & 0x7fff_ffff).unwrap_or_default();
+    FileKey { inode, device: device | 0x8000_0000, generation: 0 }
+}
+
+/// The kernel's key of a file, found by mapping it ourselves: it tells us of the mapping like of any other. `None` if it was told before.
+fn key_of(file: &File, ring: &mut Ring) -> Option<FileKey> {
+    let length = NonZeroUsize::new(4096)?;
+    // SAFETY: a fresh private mapping at an address of the kernel's choice, which nobody reads, writes or executes.
+    let memory =
+        unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC, MapFlags::MAP_PRIVATE, file, 0) }
+            .ok()?;
+    // SAFETY: mapped above with this length, and not used.
+    if let Err(error) = unsafe { munmap(memory, length.get()) } {
+        tracing::debug!("could not unmap a file: {error}");
     }
-    let mut functions = Vec::new();
-    for function in found {
-        let Some((symbol, entry, exit)) = FUNCTIONS.into_iter().find(|(symbol, _, _)| *symbol == function.symbol)
-        else {
-            continue;
-        };
-        // The return first: an entry without its return would leave the call open.
-        for program in exit.into_iter().chain([entry]) {
-            attach_at(ebpf, program, path, function.offset).map_err(|source| LibraryError::Attach {
-                path: path.into(),
-                symbol,
-                source: Box::new(source),
-            })?;
+    let mut key = None;
+    ring.drain(usize::MAX, |event, _| {
+        if let Event::Mapped { pid, mapping, .. } = event
+            && pid == std::process::id()
+        {
+            key = Some(mapping.file);
         }
-        functions.push(symbol);
-    }
-    // Resolves `/proc/<pid>/root`, whose pid will be gone when somebody reads this.
-    let path = fs::canonicalize(path).unwrap_or_else(|_: io::Error| path.into());
-    Ok(Attached { path, functions })
-}
-
-fn attach_at(ebpf: &mut Ebpf, program: &str, path: &Path, offset: u64) -> Result<(), ProgramError> {
-    let Some(program) = ebpf.program_mut(program) else { return Err(ProgramError::NotLoaded) };
-    let program: &mut UProbe = program.try_into()?;
-    // The link stays with the program, which lives as long as the daemon.
-    program.attach(UProbeAttachLocation::AbsoluteOffset(offset), path, UProbeScope::AllProcesses)?;
-    Ok(())
+    });
+    key
 }

@@ -1,8 +1,8 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT,
-    KIND_FORK, KIND_START,
+    FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -71,6 +71,21 @@ pub enum Event<'a> {
         slot: Slot,
         pid: Pid,
     },
+    /// A process mapped code of a file that nobody has looked at. One of a task `waits`, stopped, until somebody has.
+    Mapped {
+        pid: Pid,
+        slot: Option<Slot>,
+        mapping: Mapping,
+        waits: bool,
+    },
+}
+
+/// Code of a file in an address space. All zero where the kernel could not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    pub start: u64,
+    pub end: u64,
+    pub file: FileKey,
 }
 
 impl<'a> Event<'a> {
@@ -105,6 +120,20 @@ impl<'a> Event<'a> {
             }
             KIND_EXEC => Event::Executed { slot, pid: header.tgid, path: payload },
             KIND_EXIT => Event::Exited { slot, pid: header.tgid },
+            KIND_MAPPED => Event::Mapped {
+                pid: header.tgid,
+                slot: (header.slot != NO_TASK).then_some(slot),
+                mapping: Mapping {
+                    start: header.object,
+                    end: header.offset,
+                    file: FileKey {
+                        inode: header.connection_born,
+                        device: header.wanted,
+                        generation: header.generation,
+                    },
+                },
+                waits: header.flags & FLAG_WAITS != 0,
+            },
             _ => return None,
         };
         Some((event, header.time))

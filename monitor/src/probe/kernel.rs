@@ -1,8 +1,11 @@
 //! Loading the programs and holding on to their maps.
 
 use std::{
+    hash::{Hash as _, Hasher as _},
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::mpsc,
 };
 
 use aya::{
@@ -11,20 +14,52 @@ use aya::{
     programs::{TracePoint, UProbe},
 };
 use monitor_common::{Counters, Gate, Process};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+};
 
 use super::{
-    attach::{Attached, Libraries},
-    elf::LibraryError,
+    attach::{Attached, Attacher, Looked, Request},
+    btf::KernelTypes,
     event::{Event, Pid, Slot},
+    finder::{self, SignatureError, Signatures},
+    known::Known,
+    plan::Program,
     tracefs,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
 
-const TRACEPOINTS: [(&str, &str); 3] =
-    [("task", "task_newtask"), ("sched", "sched_process_exec"), ("sched", "sched_process_exit")];
-const UPROBES: [&str; 6] = ["ssl_return", "ssl_write", "ssl_write_ex", "ssl_read", "ssl_read_ex", "ssl_free"];
+const TRACEPOINTS: [(&str, &str); 5] = [
+    ("task", "task_newtask"),
+    ("sched", "sched_process_exec"),
+    ("sched", "sched_process_exit"),
+    ("syscalls", "sys_exit_mmap"),
+    ("syscalls", "sys_enter_mprotect"),
+];
+/// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
+const MEMBERS: [(&str, &str, &str); 11] = [
+    ("VMA_START", "vm_area_struct", "vm_start"),
+    ("VMA_END", "vm_area_struct", "vm_end"),
+    ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
+    ("VMA_FILE", "vm_area_struct", "vm_file"),
+    ("FILE_INODE", "file", "f_inode"),
+    ("INODE_INO", "inode", "i_ino"),
+    ("INODE_GENERATION", "inode", "i_generation"),
+    ("INODE_SB", "inode", "i_sb"),
+    ("SB_DEV", "super_block", "s_dev"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("MM_START_CODE", "mm_struct", "start_code"),
+];
+const FIELDS: [(&str, &str, &str); 6] = [
+    ("NEWTASK_PID", "task/task_newtask", "pid"),
+    ("NEWTASK_CLONE_FLAGS", "task/task_newtask", "clone_flags"),
+    ("EXEC_FILENAME", "sched/sched_process_exec", "filename"),
+    ("MMAP_RET", "syscalls/sys_exit_mmap", "ret"),
+    ("MPROTECT_START", "syscalls/sys_enter_mprotect", "start"),
+    ("MPROTECT_PROT", "syscalls/sys_enter_mprotect", "prot"),
+];
 
 /// Why the programs are not running, each with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +74,7 @@ pub enum LoadError {
         "the kernel refused the eBPF programs: {0}; root (CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN) and Linux 5.17 or newer are needed"
     )]
     Load(String),
-    #[error("no OpenSSL library on this host could be probed: install libssl or say where it is ({0})")]
+    #[error("no TLS library on this host could be probed: install one, OpenSSL for example ({0})")]
     NoLibrary(String),
 }
 
@@ -58,70 +93,97 @@ impl Default for Capacity {
     }
 }
 
-/// The loaded programs. Dropping it detaches everything.
+/// The engine's side of the probes: who looks at files, what is probed, what was lost.
 pub struct Probes {
-    ebpf: Ebpf,
-    libraries: Libraries,
+    requests: mpsc::Sender<Request>,
+    attached: Vec<Attached>,
     counters: PerCpuArray<MapData, Counters>,
 }
 
+/// Everything that is taken out of the kernel, ready for use.
+pub struct Loaded {
+    pub probes: Probes,
+    pub ring: Ring,
+    pub memberships: Memberships,
+    pub gates: Array<MapData, Gate>,
+    /// What came of the looks that were asked for.
+    pub looked: UnboundedReceiver<Looked>,
+    /// What there is to say about the files of this host.
+    pub said: Vec<String>,
+}
+
 impl Probes {
-    /// Loads the programs and attaches the tracepoints, but no library yet.
+    /// Loads the programs, and attaches them to every TLS library that is installed and every program that runs.
+    ///
+    /// What was found in files is kept in `state_dir`.
     ///
     /// # Errors
     /// When the kernel lacks something or the process lacks a right: see [`LoadError`].
-    pub fn load(capacity: Capacity) -> Result<(Self, Ring, Memberships, Array<MapData, Gate>), LoadError> {
+    pub fn load(capacity: Capacity, state_dir: &Path) -> Result<Loaded, LoadError> {
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
         let tracefs = tracefs::find_or_mount().map_err(LoadError::Tracefs)?;
-        let offset = |event: &str, field: &str| {
-            tracefs::field_offset(&tracefs, event, field)
-                .map_err(|source| LoadError::Tracepoint { event: event.into(), source })
-        };
-        let newtask_pid = offset("task/task_newtask", "pid")?;
-        let newtask_clone_flags = offset("task/task_newtask", "clone_flags")?;
-        let exec_filename = offset("sched/sched_process_exec", "filename")?;
+        let types = KernelTypes::read().map_err(|error| LoadError::Btf(error.to_string()))?;
+        let mut offsets = Vec::new();
+        for (variable, structure, member) in MEMBERS {
+            let offset = types.offset(structure, member).map_err(|error| LoadError::Btf(error.to_string()))?;
+            offsets.push((variable, offset));
+        }
+        for (variable, event, field) in FIELDS {
+            let offset = tracefs::field_offset(&tracefs, event, field)
+                .map_err(|source| LoadError::Tracepoint { event: event.into(), source })?;
+            offsets.push((variable, offset));
+        }
 
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .btf(Some(&btf))
-            .override_global("NEWTASK_PID", &newtask_pid, true)
-            .override_global("NEWTASK_CLONE_FLAGS", &newtask_clone_flags, true)
-            .override_global("EXEC_FILENAME", &exec_filename, true)
             .map_max_entries("RECORDS", capacity.ring_bytes)
             .map_max_entries("PROCESSES", capacity.processes)
-            .map_max_entries("CONNECTIONS", capacity.connections)
-            .load(OBJECT)
-            .map_err(load_error)?;
+            .map_max_entries("CONNECTIONS", capacity.connections);
+        for (variable, offset) in &offsets {
+            loader.override_global(variable, offset, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         load_programs(&mut ebpf)?;
-        let ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
+        let mut ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
             processes: take_map(&mut ebpf, "PROCESSES", HashMap::try_from)?,
         };
+        let files = take_map(&mut ebpf, "FILES", HashMap::try_from)?;
         let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
         let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
-        Ok((Self { ebpf, libraries: Libraries::default(), counters }, ring, memberships, gates))
-    }
-
-    /// Attaches to every TLS library that is installed or mapped; returns those that could not be.
-    ///
-    /// # Errors
-    /// When not a single one could be attached.
-    pub fn attach_libraries(&mut self) -> Result<Vec<LibraryError>, LoadError> {
-        let errors = self.libraries.attach_host(&mut self.ebpf);
-        if self.libraries.attached().next().is_none() {
-            let why = errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+        let (signatures, wrong) = signatures()?;
+        let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
+        let mut attacher = Attacher::new(ebpf, files, signatures, known);
+        said.extend(attacher.attach_host(&mut ring));
+        let attached = attacher.attached();
+        if attached.is_empty() {
+            let why = said.first().cloned().unwrap_or_else(|| "none found".to_owned());
             return Err(LoadError::NoLibrary(why));
         }
-        Ok(errors)
+        let (requests, asked) = mpsc::channel();
+        let (answers, looked) = unbounded_channel();
+        std::thread::Builder::new()
+            .name("attach".into())
+            .spawn(move || attacher.serve(&asked, &answers))
+            .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
+        let probes = Self { requests, attached, counters };
+        Ok(Loaded { probes, ring, memberships, gates, looked, said })
     }
 
-    /// Attaches to what this process has mapped and is not probed yet.
-    pub fn attach_process(&mut self, pid: Pid) -> Vec<LibraryError> {
-        i32::try_from(pid).map(|pid| self.libraries.attach_process(&mut self.ebpf, pid)).unwrap_or_default()
+    /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
+    pub fn look_at(&self, request: Request) -> bool {
+        self.requests.send(request).is_ok()
     }
 
-    pub fn attached(&self) -> impl Iterator<Item = &Attached> {
-        self.libraries.attached()
+    pub fn set_attached(&mut self, attached: Vec<Attached>) {
+        self.attached = attached;
+    }
+
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
     }
 
     /// Losses and failures since load, summed over CPUs.
@@ -140,6 +202,18 @@ impl Probes {
         }
         sum
     }
+}
+
+/// The embedded signatures and the administrator's own; and what is wrong with files that could not be used.
+fn signatures() -> Result<(Signatures, Vec<SignatureError>), LoadError> {
+    let embedded = Signatures::embedded().map_err(|error| LoadError::Load(error.to_string()))?;
+    Ok(embedded.with_directory(Path::new(finder::SIGNATURES_DIRECTORY)))
+}
+
+fn fingerprint(signatures: &Signatures) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    format!("{signatures:?}").hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// The error chain in one line. What the verifier printed may be megabytes: its last words say what it did not like, the rest is for debugging.
@@ -165,7 +239,7 @@ const ERROR_TAIL: usize = 320;
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let missing = |name: &str| LoadError::Load(format!("the embedded object has no program `{name}`"));
-    for name in UPROBES {
+    for name in Program::ALL.map(Program::name) {
         let program: &mut UProbe = ebpf
             .program_mut(name)
             .ok_or_else(|| missing(name))?
@@ -285,8 +359,8 @@ mod tests {
             .filter(|instruction| instruction[0] == ATOMIC_64)
             .map(|instruction| i32::from_le_bytes(instruction[4..8].try_into().expect("four bytes")))
             .collect();
-        // Two kinds of writes, each taking a credit and giving one back.
-        assert!(atomics.len() >= 4, "{atomics:?}");
+        // A credit is taken, and given back.
+        assert!(atomics.len() >= 2, "{atomics:?}");
         assert!(atomics.iter().all(|&operation| operation == FETCH_ADD), "{atomics:?}");
     }
 }

@@ -6,12 +6,14 @@
 //! not hand over is counted ([`Probes::counters`]). Payload bytes are hostile and are not interpreted here.
 
 mod attach;
-mod elf;
+mod btf;
 mod event;
+pub mod finder;
 mod kernel;
+mod known;
+mod plan;
 mod tracefs;
 
-pub use attach::Attached;
-pub use elf::LibraryError;
-pub use event::{Admission, ConnectionId, Event, Pid, Slot};
-pub use kernel::{Capacity, LoadError, Memberships, Probes, Ring};
+pub use attach::{Attached, Looked, Request};
+pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot};
+pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};

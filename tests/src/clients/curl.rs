@@ -1,6 +1,10 @@
 //! `curl`: several transfers on one connection, and an own reading of what came back.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,6 +19,7 @@ pub struct Curl {
     client: String,
     api: Api,
     stream: bool,
+    request: PathBuf,
     answers: Vec<PathBuf>,
     _directory: TempDir,
 }
@@ -58,7 +63,7 @@ impl Curl {
         for answer in &answers {
             arguments.extend([format!("{}{path}", server.base_url), "--output".into(), answer.display().to_string()]);
         }
-        Self { arguments, client: client.to_owned(), api, stream, answers, _directory: directory }
+        Self { arguments, client: client.to_owned(), api, stream, request, answers, _directory: directory }
     }
 
     /// Speaks this version of HTTP, `1.1` or `2`; by itself, curl takes HTTP/2 where the server has it.
@@ -80,6 +85,11 @@ impl Curl {
     pub fn compressed(mut self) -> Self {
         self.arguments.push("--compressed".into());
         self
+    }
+
+    /// Where the body of the request lies.
+    pub fn request_file(&self) -> &Path {
+        &self.request
     }
 
     /// Program and arguments.

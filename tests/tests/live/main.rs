@@ -1,6 +1,7 @@
 //! Live tests: the real daemon in the real kernel, real clients, and a model server that knows the truth. They need
 //! root, and a kernel with BTF, uprobes and cgroup v2.
 
+mod attach;
 mod cap;
 mod metering;
 mod neighbours;
