@@ -73,6 +73,8 @@ pub struct Status {
     pub daemon: DaemonStatus,
     pub tasks: Vec<TaskStatus>,
     pub counters: BTreeMap<String, Value>,
+    /// Files whose TLS functions are probed.
+    pub probes: Vec<Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
