@@ -53,12 +53,14 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 pub struct InvalidCoding;
 
 impl Decoder {
-    /// For the values of the `Content-Encoding` fields, in order.
+    /// For the values of the `Content-Encoding` fields, and then of the `Transfer-Encoding` fields, in order.
     pub fn new<'a>(codings: impl Iterator<Item = &'a str>) -> Self {
         let mut decoder = Self { stages: Vec::new(), is_broken: false };
         for coding in codings.flat_map(|value| value.split(',')) {
             let coding = coding.trim();
-            if coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
+            // Chunks are taken apart by whoever finds the end of the body.
+            let is_other = ["", "identity", "chunked"].iter().any(|other| coding.eq_ignore_ascii_case(other));
+            if is_other {
                 continue;
             }
             match Stage::new(&coding.to_ascii_lowercase()) {
@@ -241,10 +243,13 @@ impl Zstd {
         let mut input = InBuffer::around(bytes);
         let mut buffer = [0; OUT];
         loop {
+            let before = input.pos;
             let mut output = OutBuffer::around(&mut buffer[..]);
             let hint = self.decoder.run(&mut input, &mut output).map_err(|_| InvalidCoding)?;
             let made = output.pos();
-            self.is_between = hint == 0;
+            if made > 0 || input.pos > before {
+                self.is_between = hint == 0;
+            }
             out(buffer.get(..made).unwrap_or_default());
             // A full buffer may mean that more waits inside.
             if input.pos >= bytes.len() && made < OUT {

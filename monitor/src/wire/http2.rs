@@ -33,8 +33,9 @@ pub fn begins(direction: Direction, bytes: &[u8]) -> Option<Start> {
     if !Frame::are_likely(bytes, direction) {
         return None;
     }
-    let kind = bytes.first_chunk().map(|header| Frame::parse(header).kind);
-    let is_first = direction == Direction::Response && kind == Some(Kind::Settings);
+    let frame = bytes.first_chunk().map(Frame::parse);
+    let is_settings = frame.is_some_and(|frame| frame.kind == Kind::Settings && !frame.is_acknowledgement());
+    let is_first = direction == Direction::Response && is_settings;
     Some(if is_first { Start::Beginning } else { Start::Middle })
 }
 
@@ -110,10 +111,6 @@ enum Half {
     Done,
 }
 
-/// The bytes are not frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotFrames;
-
 impl Http2 {
     pub fn new(limits: Limits, start: Start) -> Self {
         let lane = |state| Lane {
@@ -137,11 +134,17 @@ impl Http2 {
         }
     }
 
+    /// For a connection that was upgraded by the exchange, which goes on as the first stream; its request is over.
+    pub fn upgraded(limits: Limits, exchange: ExchangeId) -> Self {
+        let mut http2 = Self::new(limits, Start::Beginning);
+        http2.next = exchange.0 + 1;
+        let stream = Stream { request: Half::Done, ..Stream::new(exchange) };
+        http2.streams.insert(1, stream);
+        http2
+    }
+
     /// Takes the next bytes of one direction.
-    ///
-    /// # Errors
-    /// When the client does not begin as it must.
-    pub fn push(&mut self, direction: Direction, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), NotFrames> {
+    pub fn push(&mut self, direction: Direction, mut bytes: &[u8], sink: &mut dyn Sink) {
         while !bytes.is_empty() {
             match &mut self.lane(direction).state {
                 State::Preface(have) => {
@@ -149,7 +152,9 @@ impl Http2 {
                     let take = wanted.len().min(bytes.len());
                     let (taken, rest) = bytes.split_at(take);
                     if Some(taken) != wanted.get(..take) {
-                        return Err(NotFrames);
+                        // What came before was not seen, though the server's first frames were.
+                        self.lose(direction, 1, sink);
+                        continue;
                     }
                     *have += take;
                     bytes = rest;
@@ -180,7 +185,6 @@ impl Http2 {
                 },
             }
         }
-        Ok(())
     }
 
     /// `lost` bytes of a direction never reached us.
@@ -188,19 +192,29 @@ impl Http2 {
         if self.lose_within_frame(direction, lost, sink) {
             return;
         }
+        self.tear(direction, lost, sink);
+    }
+
+    /// Where frames begin is unknown, and what was in those that were lost: a part of any stream, and of the table of fields.
+    fn tear(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
+        let limits = self.stream_limits();
         let lane = self.lane(direction);
         lane.state = State::Lost;
         lane.section = None;
         lane.is_torn = true;
         lane.fields = FieldDecoder::in_the_middle();
         for stream in self.streams.values_mut() {
-            stream.lose(direction, lost);
+            stream.lose(direction, lost, &limits, sink);
         }
     }
 
     /// A hole that does not reach the end of a frame leaves the others whole.
     fn lose_within_frame(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) -> bool {
-        let lane = self.lane(direction);
+        let limits = self.stream_limits();
+        let lane = match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.answers,
+        };
         let State::Payload(payload) = &mut lane.state else { return false };
         let is_begun = payload.have == payload.frame.prefix();
         let data = payload.left.saturating_sub(payload.padding);
@@ -215,7 +229,7 @@ impl Http2 {
             }
             Kind::Data => {
                 if let Some(stream) = self.streams.get_mut(&frame.stream) {
-                    stream.lose(direction, u64::from(lost));
+                    stream.lose(direction, u64::from(lost), &limits, sink);
                 }
             }
             _ => {}
@@ -228,12 +242,8 @@ impl Http2 {
     pub fn close(&mut self, sink: &mut dyn Sink) {
         let limits = self.stream_limits();
         for (_, mut stream) in std::mem::take(&mut self.streams) {
-            // What a decoder or an unfinished message still has is part of what came.
-            let lost = stream.lost;
-            stream.finish(Direction::Response, &limits, sink);
-            stream.lost = lost;
-            let how = if stream.is_done() { Ending::Complete } else { Ending::Truncated };
-            stream.end(how, sink);
+            stream.cut_short(&limits, sink);
+            stream.end(Ending::Truncated, sink);
         }
     }
 
@@ -251,7 +261,11 @@ impl Http2 {
     // Frames.
 
     fn begin_frame(&mut self, direction: Direction, frame: Frame, sink: &mut dyn Sink) {
-        let limit = self.limits.head;
+        if !frame.is_valid() {
+            // The peers would end the connection: this is no frame.
+            self.tear(direction, 1, sink);
+            return;
+        }
         let lane = self.lane(direction);
         // Nothing may come between the parts of a field section.
         let continues = frame.kind == Kind::Continuation;
@@ -268,7 +282,7 @@ impl Http2 {
                     stream: frame.stream,
                     is_promise: frame.kind == Kind::PushPromise,
                     ends_stream: frame.ends_stream(),
-                    bytes: Vec::with_capacity((frame.length as usize).min(limit).min(1024)),
+                    bytes: Vec::new(),
                     is_damaged: false,
                 });
             }
@@ -331,7 +345,7 @@ impl Http2 {
                 self.end_section(direction, sink);
             }
             Kind::Data if frame.ends_stream() => self.end_half(frame.stream, direction, sink),
-            Kind::Reset => self.reset(frame.stream, number, sink),
+            Kind::Reset => self.reset(frame.stream, direction, number, sink),
             Kind::GoAway if direction == Direction::Response => self.go_away(number, sink),
             _ => {}
         }
@@ -342,14 +356,13 @@ impl Http2 {
     fn end_section(&mut self, direction: Direction, sink: &mut dyn Sink) {
         let lane = self.lane(direction);
         let Some(section) = lane.section.take() else { return };
-        let mut fields = Fields::default();
-        if section.is_damaged {
+        let fields = if section.is_damaged {
             lane.fields = FieldDecoder::in_the_middle();
             lane.is_torn = true;
-            fields.is_partial = true;
+            Fields::unknown()
         } else {
-            fields = lane.fields.decode(&section.bytes);
-        }
+            lane.fields.decode(&section.bytes)
+        };
         if section.is_promise {
             return;
         }
@@ -368,7 +381,7 @@ impl Http2 {
             return;
         }
         self.first = self.first.or(Some(number));
-        let (is_known, is_websocket) = (fields.is_request(), fields.is_websocket());
+        let (is_known, is_websocket) = (fields.is_request() && !fields.is_partial, fields.is_websocket());
         let head = fields.into_request();
         let body = Body::of_request(Framing::Close, &head.headers);
         let stream = self.open(number, &head, sink);
@@ -387,7 +400,7 @@ impl Http2 {
         if !matches!(stream.answer, Half::Head) || matches!(fields.status(), Some(100..200)) {
             return;
         }
-        if fields.status().is_none() {
+        if fields.status().is_none() || fields.is_partial {
             stream.lost = stream.lost.saturating_add(1);
         }
         let head = fields.into_response();
@@ -415,14 +428,7 @@ impl Http2 {
         let id = ExchangeId(self.next);
         self.next += 1;
         sink.event(id, Event::Request(head));
-        self.streams.entry(number).or_insert(Stream {
-            id,
-            request: Half::Head,
-            answer: Half::Head,
-            is_websocket: false,
-            socket: None,
-            lost: 0,
-        })
+        self.streams.entry(number).or_insert(Stream::new(id))
     }
 
     /// An answer whose request was not seen: what it says still costs.
@@ -461,19 +467,14 @@ impl Http2 {
         self.ended.push_back(number);
     }
 
-    /// One of the two gives the stream up. After a whole answer the server only asks for no more of the request.
-    fn reset(&mut self, number: u32, code: u32, sink: &mut dyn Sink) {
+    /// One of the two gives the stream up. Only the server knows whether it began to work on the request.
+    fn reset(&mut self, number: u32, by: Direction, code: u32, sink: &mut dyn Sink) {
         const REFUSED: u32 = 7;
         let limits = self.stream_limits();
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let how = match &stream.answer {
-            Half::Done => Ending::Complete,
-            Half::Head if code == REFUSED => Ending::Refused,
-            _ => Ending::Truncated,
-        };
-        let lost = stream.lost;
-        stream.finish(Direction::Response, &limits, sink);
-        stream.lost = lost;
+        let is_refused = by == Direction::Response && code == REFUSED && matches!(stream.answer, Half::Head);
+        let how = if is_refused { Ending::Refused } else { Ending::Truncated };
+        stream.cut_short(&limits, sink);
         self.end(number, how, sink);
     }
 
@@ -541,6 +542,10 @@ impl Half {
 }
 
 impl Stream {
+    fn new(id: ExchangeId) -> Self {
+        Self { id, request: Half::Head, answer: Half::Head, is_websocket: false, socket: None, lost: 0 }
+    }
+
     fn is_done(&self) -> bool {
         matches!((&self.request, &self.answer), (Half::Done, Half::Done))
     }
@@ -569,9 +574,9 @@ impl Stream {
         }
     }
 
-    fn lose(&mut self, direction: Direction, lost: u64) {
+    fn lose(&mut self, direction: Direction, lost: u64, limits: &Limits, sink: &mut dyn Sink) {
         if let Some(socket) = &mut self.socket {
-            return socket.lose(direction, lost);
+            return socket.lose(direction, lost, limits, sink);
         }
         let half = match direction {
             Direction::Request => &mut self.request,
@@ -602,6 +607,14 @@ impl Stream {
             Direction::Response => body.finish(limits, &mut |piece| piece.emit_answer(id, sink)),
         }
         self.lost = self.lost.saturating_add(body.lost);
+    }
+
+    /// Nothing more of the answer will come. What a decoder or an unfinished message still has is part of what came.
+    fn cut_short(&mut self, limits: &Limits, sink: &mut dyn Sink) {
+        let (id, Half::Body(body)) = (self.id, &mut self.answer) else { return };
+        let lost = body.lost;
+        body.finish(limits, &mut |piece| piece.emit_answer(id, sink));
+        body.lost = lost;
     }
 
     fn end(mut self, how: Ending, sink: &mut dyn Sink) {

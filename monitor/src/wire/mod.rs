@@ -19,6 +19,8 @@ mod http1;
 mod http2;
 mod lines;
 mod sse;
+#[cfg(test)]
+mod trace;
 mod websocket;
 
 pub use connection::{Connection, Limits};

@@ -51,7 +51,8 @@ impl Events {
 
     /// Bytes were lost. The event that was under way is not told, for what it says may lack its middle.
     pub fn lose(&mut self) {
-        self.line.clear();
+        // What comes next may be the end of a line: it is not an empty one.
+        self.line.lose();
         self.data.clear();
         (self.has_data, self.after_cr, self.begun, self.torn) = (false, false, true, true);
         self.event.clear();
@@ -59,6 +60,11 @@ impl Events {
 
     fn end_line(&mut self, end: &[u8], limit: usize, out: &mut impl FnMut(Message<'_>)) {
         let mut line = std::mem::take(&mut self.line);
+        if line.is_torn() {
+            line.clear();
+            self.line = line;
+            return;
+        }
         let (whole, cut) = line.complete(end, limit);
         let whole = if self.begun { whole } else { whole.strip_prefix(BOM).unwrap_or(whole) };
         self.begun = true;

@@ -65,6 +65,24 @@ impl Frame {
         matches!(self.kind, Kind::Data | Kind::Headers) && self.flags & END_STREAM != 0
     }
 
+    pub fn is_acknowledgement(self) -> bool {
+        matches!(self.kind, Kind::Settings | Kind::Ping) && self.flags & ACK != 0
+    }
+
+    /// Whether the peers would take it for a frame.
+    pub fn is_valid(self) -> bool {
+        match self.kind {
+            Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => self.stream != 0,
+            Kind::Priority => self.stream != 0 && self.length == 5,
+            Kind::Reset => self.stream != 0 && self.length == 4,
+            Kind::Settings => self.stream == 0 && self.length % 6 == 0,
+            Kind::Ping => self.stream == 0 && self.length == 8,
+            Kind::GoAway => self.stream == 0 && self.length >= 8,
+            Kind::WindowUpdate => self.length == 4,
+            Kind::Other(_) => true,
+        }
+    }
+
     pub fn ends_headers(self) -> bool {
         self.flags & END_HEADERS != 0
     }
