@@ -192,14 +192,14 @@ impl Connection {
 
     fn leave_http1(&mut self, left: Left, direction: Direction, rest: &[u8], sink: &mut dyn Sink) {
         match left {
-            Left::WebSocket { exchange, extensions } => {
-                self.protocol = Protocol::WebSocket(Box::new(WebSocket::new(exchange, extensions)));
+            Left::WebSocket { exchange, extensions, lost } => {
+                self.protocol = Protocol::WebSocket(Box::new(WebSocket::new(exchange, extensions, lost)));
                 if !rest.is_empty() {
                     self.take(direction, rest, sink);
                 }
             }
-            Left::Http2 { exchange } => {
-                self.protocol = Protocol::Http2(Box::new(Http2::upgraded(self.limits, exchange)));
+            Left::Http2 { exchange, lost } => {
+                self.protocol = Protocol::Http2(Box::new(Http2::upgraded(self.limits, exchange, lost)));
                 if !rest.is_empty() {
                     self.take(direction, rest, sink);
                 }

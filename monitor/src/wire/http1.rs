@@ -39,9 +39,9 @@ pub struct Http1 {
 #[derive(Debug, Clone, Copy)]
 pub enum Left {
     /// The exchange goes on as a WebSocket.
-    WebSocket { exchange: ExchangeId, extensions: Extensions },
+    WebSocket { exchange: ExchangeId, extensions: Extensions, lost: u64 },
     /// The exchange goes on as the first stream of HTTP/2 (`h2c`, RFC 7540 §3.2).
-    Http2 { exchange: ExchangeId },
+    Http2 { exchange: ExchangeId, lost: u64 },
     Unreadable(Unreadable),
 }
 
@@ -349,13 +349,13 @@ impl Http1 {
             self.end_front(Ending::Upgraded, 0, sink);
             return self.give_up(Unreadable::Upgraded, sink);
         }
-        let Some(open) = self.open.pop_front() else { return };
         self.settle_bodies();
+        let Some(open) = self.open.pop_front() else { return };
         self.truncate(0, 0, sink);
         self.left = Some(if is_websocket {
-            Left::WebSocket { exchange: open.id, extensions: Extensions::agreed(&head.headers) }
+            Left::WebSocket { exchange: open.id, extensions: Extensions::agreed(&head.headers), lost: open.lost }
         } else {
-            Left::Http2 { exchange: open.id }
+            Left::Http2 { exchange: open.id, lost: open.lost }
         });
     }
 

@@ -135,10 +135,10 @@ impl Http2 {
     }
 
     /// For a connection that was upgraded by the exchange, which goes on as the first stream; its request is over.
-    pub fn upgraded(limits: Limits, exchange: ExchangeId) -> Self {
+    pub fn upgraded(limits: Limits, exchange: ExchangeId, lost: u64) -> Self {
         let mut http2 = Self::new(limits, Start::Beginning);
         http2.next = exchange.0 + 1;
-        let stream = Stream { request: Half::Done, ..Stream::new(exchange) };
+        let stream = Stream { request: Half::Done, lost, ..Stream::new(exchange) };
         http2.streams.insert(1, stream);
         http2
     }
@@ -406,7 +406,7 @@ impl Http2 {
         let head = fields.into_response();
         sink.event(stream.id, Event::Response(&head));
         if stream.is_websocket && (200..300).contains(&head.status) {
-            stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers))));
+            stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers), 0)));
         }
         let mut body = Body::of_answer(Framing::Close, &head.headers);
         if body.has_window() && !may_have_window {

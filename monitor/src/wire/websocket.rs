@@ -100,7 +100,8 @@ struct Inflate {
 }
 
 impl WebSocket {
-    pub fn new(exchange: ExchangeId, extensions: Extensions) -> Self {
+    /// Of the exchange that became one, `lost` bytes are known to be missing.
+    pub fn new(exchange: ExchangeId, extensions: Extensions, lost: u64) -> Self {
         let lane = |forgets: fn(Deflate) -> bool| Lane {
             state: HEADER_BEGIN,
             message: Tail::default(),
@@ -118,17 +119,17 @@ impl WebSocket {
             exchange,
             client: lane(|deflate| deflate.client_forgets),
             server: lane(|deflate| deflate.server_forgets),
-            lost: 0,
+            lost,
         }
     }
 
     /// For a connection whose beginning was not seen: an exchange of which nothing is known but its messages. What is deflated may
     /// refer to what was not seen, and is told as messages without their data.
     pub fn in_the_middle(exchange: ExchangeId, sink: &mut dyn Sink) -> Self {
-        let mut socket = Self::new(exchange, Extensions { deflate: Some(Deflate { client_forgets: false, server_forgets: false }) });
+        let deflate = Deflate { client_forgets: false, server_forgets: false };
+        let mut socket = Self::new(exchange, Extensions { deflate: Some(deflate) }, 1);
         socket.client.lose_sync();
         socket.server.lose_sync();
-        socket.lost = 1;
         sink.event(exchange, Event::Request(&RequestHead::default()));
         sink.event(exchange, Event::RequestEnd);
         sink.event(exchange, Event::Response(&ResponseHead { status: 101, headers: Headers::default() }));
@@ -161,6 +162,7 @@ impl WebSocket {
                     Err(NoFrame) => {
                         self.lost = self.lost.saturating_add(bytes.len() as u64);
                         lane.lose_sync();
+                        sink.event(exchange, Event::Socket(direction, MISSING));
                         return;
                     }
                 },
@@ -208,19 +210,24 @@ impl WebSocket {
                     sink.event(exchange, Event::Socket(direction, message.message));
                 });
             }
-            _ => lane.lose_sync(),
+            _ => {
+                lane.lose_sync();
+                sink.event(exchange, Event::Socket(direction, MISSING));
+            }
         }
     }
 
-    /// The connection ended.
+    /// The connection ended. It is complete if both sides closed it (RFC 6455 §7.1.4).
     pub fn close(&mut self, sink: &mut dyn Sink) {
-        let is_quiet = |lane: &Lane| lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
-        let is_whole = is_quiet(&self.client) && is_quiet(&self.server);
-        let how = if is_whole || self.server.has_closed { Ending::Complete } else { Ending::Truncated };
+        // Whoever just goes may have said more, which nobody saw.
+        let is_over = |lane: &Lane| lane.has_closed && lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
+        let how = if is_over(&self.client) && is_over(&self.server) { Ending::Complete } else { Ending::Truncated };
         sink.event(self.exchange, Event::End(End { how, lost: self.lost }));
     }
 }
 
+/// Stands for messages that were lost.
+const MISSING: Message<'static> = Message { event: None, data: &[], truncated: true };
 /// Bytes that are unmasked or inflated at once.
 const BLOCK: usize = 4096;
 

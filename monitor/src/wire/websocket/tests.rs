@@ -131,7 +131,7 @@ fn a_long_message_is_cut_and_says_so() {
     script.push((Direction::Response, server.message(&"x".repeat(5000), 300)));
     script.push((Direction::Response, server.message("{}", 300)));
     let trace = play(&script, Limits { message: 100, ..Limits::default() }, &[usize::MAX], &[]).to_string();
-    let long = format!("0 < socket None {:?} cut\n0 < socket None \"{{}}\"\n0 Complete lost 0\n", "x".repeat(100));
+    let long = format!("0 < socket None {:?} cut\n0 < socket None \"{{}}\"\n0 Truncated lost 0\n", "x".repeat(100));
     assert!(trace.ends_with(&long), "{trace}");
 }
 
@@ -153,7 +153,7 @@ fn a_deflate_stream_may_end_within_a_message() {
     }
     let trace = play(&script, Limits::default(), &[usize::MAX], &[]).to_string();
     assert_eq!(trace.matches("< socket None \"{\\\"last\\\":1}\"\n").count(), 2, "{trace}");
-    assert!(trace.ends_with("0 Complete lost 0\n"), "{trace}");
+    assert!(trace.ends_with("0 Truncated lost 0\n"), "{trace}");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_cannot_be_inflated_is_told_without_its_data() {
     let mut server = Sender::new(Direction::Response, true, false);
     script.push((Direction::Response, server.message("{\"a\":1}", 300)));
     let trace = play(&script, Limits::default(), &[usize::MAX], &[]).to_string();
-    assert!(trace.contains(" cut\n") && trace.ends_with("0 Complete lost 1\n"), "{trace}");
+    assert!(trace.contains(" cut\n") && trace.ends_with("0 Truncated lost 1\n"), "{trace}");
 }
 
 #[test]
