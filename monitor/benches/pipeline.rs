@@ -5,7 +5,10 @@
 
 use std::{hint::black_box, time::Instant};
 
-use divan::{Bencher, counter::{BytesCount, ItemsCount}};
+use divan::{
+    Bencher,
+    counter::{BytesCount, ItemsCount},
+};
 use jiff::Timestamp;
 use monitor::{
     pipeline::{Pipeline, Step},

@@ -150,13 +150,22 @@ fn body(message: &Value) -> Vec<u8> {
 
 fn field<'a>(message: &'a Value, name: &str) -> Option<&'a str> {
     let fields = message["headers"].as_array()?.iter();
-    fields.filter(|field| field["name"].as_str().is_some_and(|found| found.eq_ignore_ascii_case(name))).find_map(|field| field["value"].as_str())
+    fields
+        .filter(|field| field["name"].as_str().is_some_and(|found| found.eq_ignore_ascii_case(name)))
+        .find_map(|field| field["value"].as_str())
 }
 
 /// The recorded fields that HTTP/2 may have.
 fn fields(message: &Value) -> HeaderMap {
     const OF_HTTP1: [&str; 8] = [
-        "connection", "content-encoding", "content-length", "host", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
     ];
     let fields = message["headers"].as_array().into_iter().flatten().filter_map(|field| {
         let name = HeaderName::try_from(field["name"].as_str()?.to_ascii_lowercase()).ok()?;
@@ -212,7 +221,8 @@ fn answer(index: usize, record: &Value) -> Response<Pieces> {
     let bytes = coded(coding, &plain);
     let pieces = bytes.chunks(700).map(Bytes::copy_from_slice).collect();
     let mut response = Response::new(Pieces(pieces));
-    *response.status_mut() = u16::try_from(recorded["status"].as_u64().expect("a status")).expect("a status").try_into().expect("a status");
+    *response.status_mut() =
+        u16::try_from(recorded["status"].as_u64().expect("a status")).expect("a status").try_into().expect("a status");
     *response.headers_mut() = fields(recorded);
     if coding != "identity" {
         response.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
@@ -245,12 +255,16 @@ async fn over_http2(records: Arc<Vec<Value>>) -> Vec<(Direction, Vec<u8>)> {
             Ok::<_, Infallible>(answer(index, &records[index]))
         }
     });
-    let server = tokio::spawn(hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), service));
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("HTTP/2");
+    let server = tokio::spawn(
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), service),
+    );
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     for batch in (0..records.len()).collect::<Vec<_>>().chunks(5) {
         // Requests go out in the order in which they are handed over.
-        let asked: Vec<_> = batch.iter().map(|index| tokio::spawn(sender.send_request(request(*index, &records[*index])))).collect();
+        let asked: Vec<_> =
+            batch.iter().map(|index| tokio::spawn(sender.send_request(request(*index, &records[*index])))).collect();
         for answer in asked {
             let answer = answer.await.expect("an answer").expect("an answer");
             answer.into_body().collect().await.expect("a body");
@@ -315,7 +329,13 @@ fn http2_with_new_codings_costs_what_http1_does() {
             let id = record["id"].as_str().expect("an id");
             let line = &expected[id];
             reported += usize::from(record["expected"]["usage_status"] == "reported");
-            let is = (charge.metered.usage, charge.metered.units, charge.metered.basis, charge.cost, charge.metered.response_id.as_deref());
+            let is = (
+                charge.metered.usage,
+                charge.metered.units,
+                charge.metered.basis,
+                charge.cost,
+                charge.metered.response_id.as_deref(),
+            );
             let should = (line.usage, line.units, line.basis, line.cost_usd, line.response_id.as_deref());
             if is != should {
                 wrong.push(format!("{id}: {is:?}, over HTTP/1.1 {should:?}"));
@@ -349,11 +369,15 @@ fn websocket_messages_arrive_as_they_were_sent() {
     use futures_util::{SinkExt as _, StreamExt as _};
 
     let all = records();
-    let streams: Vec<&Value> = all.iter().filter(|record| record["endpoint"] == "responses" && record["body_format"] == "sse").collect();
+    let streams: Vec<&Value> =
+        all.iter().filter(|record| record["endpoint"] == "responses" && record["body_format"] == "sse").collect();
     assert!(streams.len() > 10);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for record in streams {
-        let events: Vec<String> = String::from_utf8_lossy(&body(&record["response"])).lines().filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).collect();
+        let events: Vec<String> = String::from_utf8_lossy(&body(&record["response"]))
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: ").map(str::to_owned))
+            .collect();
         let mut ask: Value = serde_json::from_slice(&body(&record["request"])).expect("JSON");
         ask["type"] = "response.create".into();
         let ask = ask.to_string();
@@ -380,7 +404,8 @@ fn websocket_messages_arrive_as_they_were_sent() {
             while let Some(Ok(_)) = socket.next().await {}
             server.await.expect("the server");
         });
-        let (mut connection, mut messages, mut cutter) = (Connection::new(Limits::default()), Messages::default(), Cutter(3));
+        let (mut connection, mut messages, mut cutter) =
+            (Connection::new(Limits::default()), Messages::default(), Cutter(3));
         let (mut sent, mut received) = (0, 0);
         for (direction, bytes) in script.lock().expect("a lock").iter() {
             let offset = if *direction == Direction::Request { &mut sent } else { &mut received };
@@ -392,7 +417,9 @@ fn websocket_messages_arrive_as_they_were_sent() {
                 rest = after;
             }
         }
-        let expected: Vec<_> = std::iter::once((Direction::Request, ask)).chain(events.into_iter().map(|event| (Direction::Response, event))).collect();
+        let expected: Vec<_> = std::iter::once((Direction::Request, ask))
+            .chain(events.into_iter().map(|event| (Direction::Response, event)))
+            .collect();
         assert_eq!(messages.0, expected);
     }
 }

@@ -37,7 +37,7 @@ pub fn unscript(script: &Script) -> Vec<u8> {
 }
 
 /// Small limits find their edges sooner.
-pub const LIMITS: Limits = Limits { head: 4096, message: 512, pipelined: 4, streams: 6, stream_message: 256, windows: 2 };
+pub const LIMITS: Limits = Limits { head: 4096, message: 512, pipelined: 4, streams: 6, stream_message: 256, windows: 1 << 20 };
 
 /// What must hold of any conversation: it is read without a panic, with and without holes, and where nothing is wrong with it, however
 /// it is cut, it says the same.

@@ -157,7 +157,12 @@ impl Meter {
             Event::Response(head) => self.take_head(head),
             Event::ResponseBody(data) if self.is_interesting() && !self.is_opaque => self.take_document(data),
             Event::Message(message) => self.take_message(message),
-            Event::Request(_) | Event::RequestBody(_) | Event::RequestField(_) | Event::ResponseBody(_) | Event::Socket(..) | Event::End(_) => {}
+            Event::Request(_)
+            | Event::RequestBody(_)
+            | Event::RequestField(_)
+            | Event::ResponseBody(_)
+            | Event::Socket(..)
+            | Event::End(_) => {}
         }
     }
 

@@ -112,13 +112,14 @@ impl Body {
         Self { framing, decoder: Decoder::new(codings), format, has_begun: false, lost: 0 }
     }
 
-    /// Whether its coding may take megabytes to undo.
-    pub fn has_window(&self) -> bool {
-        self.decoder.has_window()
+    /// Bytes that undoing its coding takes, where these may be many.
+    pub fn window(&self) -> usize {
+        self.decoder.window()
     }
 
-    /// Leaves it undecoded.
+    /// Leaves the rest of it undecoded.
     pub fn give_up(&mut self) {
+        self.lost = self.lost.saturating_add(1);
         self.decoder.give_up();
     }
 
@@ -223,9 +224,7 @@ impl Format {
             Self::Sse(events) => events.push(bytes, limits.message, |message| out(Piece::Message(message))),
             Self::Lines(tail) => push_lines(tail, bytes, limits.message, out),
             Self::Frames(frames) => {
-                return frames
-                    .push(bytes, limits.message, |message| out(Piece::Message(message)))
-                    .map_err(|_| Misread);
+                return frames.push(bytes, limits.message, |message| out(Piece::Message(message))).map_err(|_| Misread);
             }
             Self::Form(form) => {
                 let result = form.push(bytes, limits.message, &mut |field| out(Piece::Field(field)));

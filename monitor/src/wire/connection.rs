@@ -10,9 +10,10 @@ use super::{
 /// Bounds of what one connection may take.
 ///
 /// A connection over HTTP/1.x or a WebSocket holds at most two heads, one unfinished message in each direction, and the decoders' windows:
-/// with the defaults some 3 MiB, 18 MiB under a hostile brotli stream, and next to nothing while it is idle. Over HTTP/2 each open stream
-/// may hold an unfinished message of [`Limits::stream_message`] and a small decoder, and [`Limits::windows`] of them a large one: at
-/// most 64 MiB for `streams` of them that all try.
+/// with the defaults 4 MiB, 20 MiB where a body comes in brotli or zstd, and less than 2 KiB while it is idle. Over HTTP/2 each open stream
+/// may hold an unfinished message of [`Limits::stream_message`] twice (a line and the message it belongs to) and a small decoder, and all
+/// of them together [`Limits::windows`]: at most 192 MiB for `streams` of them that all try, and while it is idle what the two tables of
+/// header fields hold (4 KiB each, unless the peers agreed on more; never more than 64 KiB). `monitor/tests/wire_memory.rs` counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a message head.
@@ -25,7 +26,7 @@ pub struct Limits {
     pub streams: usize,
     /// As `message`, for each stream of HTTP/2.
     pub stream_message: usize,
-    /// Streams of HTTP/2 at once whose coding needs a window of megabytes (brotli, zstd).
+    /// Bytes of decoders' windows of all streams of HTTP/2 together (brotli and zstd have large ones).
     pub windows: usize,
 }
 
@@ -37,7 +38,7 @@ impl Default for Limits {
             pipelined: 64,
             streams: 128,
             stream_message: 256 * 1024,
-            windows: 2,
+            windows: 64 * 1024 * 1024,
         }
     }
 }

@@ -163,7 +163,10 @@ mod tests {
         for cut in 0..bytes.len() {
             let (head, tail) = bytes.split_at(cut);
             assert_eq!(read(&[head, tail], 1000), whole, "cut at {cut}");
-            assert_eq!(read(&[head], 1000).1.is_ok(), cut == 0 || cut == frame("contentBlockDelta", b"{\"a\":1}").len());
+            assert_eq!(
+                read(&[head], 1000).1.is_ok(),
+                cut == 0 || cut == frame("contentBlockDelta", b"{\"a\":1}").len()
+            );
         }
     }
 

@@ -39,9 +39,16 @@ pub struct Http1 {
 #[derive(Debug, Clone, Copy)]
 pub enum Left {
     /// The exchange goes on as a WebSocket.
-    WebSocket { exchange: ExchangeId, extensions: Extensions, lost: u64 },
+    WebSocket {
+        exchange: ExchangeId,
+        extensions: Extensions,
+        lost: u64,
+    },
     /// The exchange goes on as the first stream of HTTP/2 (`h2c`, RFC 7540 §3.2).
-    Http2 { exchange: ExchangeId, lost: u64 },
+    Http2 {
+        exchange: ExchangeId,
+        lost: u64,
+    },
     Unreadable(Unreadable),
 }
 

@@ -65,7 +65,10 @@ struct Lane {
 enum State {
     /// In the client's preface, with this much of it seen.
     Preface(usize),
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for in each push.
     Lost,
@@ -318,13 +321,33 @@ impl Http2 {
             }
             Kind::Data => {
                 if let Some(stream) = self.streams.get_mut(&frame.stream) {
+                    let before = stream.window();
                     stream.push(direction, data, &limits, sink);
+                    if stream.window() > before {
+                        self.bound_windows(frame.stream);
+                    }
                 }
             }
             _ => {}
         }
         self.end_frame_if_done(direction, sink);
         rest
+    }
+
+    /// Large windows for many streams at once would be too much: then the one that grew is left undecoded.
+    fn bound_windows(&mut self, grown: u32) {
+        let all: usize = self.streams.values().map(Stream::window).sum();
+        if all > self.limits.windows
+            && let Some(stream) = self.streams.get_mut(&grown)
+        {
+            for half in [&mut stream.request, &mut stream.answer] {
+                if let Half::Body(body) = half
+                    && body.window() > 0
+                {
+                    body.give_up();
+                }
+            }
+        }
     }
 
     fn end_frame_if_done(&mut self, direction: Direction, sink: &mut dyn Sink) {
@@ -392,9 +415,6 @@ impl Http2 {
 
     fn take_answer(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
         self.begin_unknown(number, sink);
-        // A large window for each of many streams would be too much.
-        let windows = self.streams.values().filter(|stream| stream.answer.has_window()).count();
-        let may_have_window = windows < self.limits.windows;
         let Some(stream) = self.streams.get_mut(&number) else { return };
         // Interim answers, and trailers.
         if !matches!(stream.answer, Half::Head) || matches!(fields.status(), Some(100..200)) {
@@ -408,11 +428,7 @@ impl Http2 {
         if stream.is_websocket && (200..300).contains(&head.status) {
             stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers), 0)));
         }
-        let mut body = Body::of_answer(Framing::Close, &head.headers);
-        if body.has_window() && !may_have_window {
-            body.give_up();
-        }
-        stream.answer = Half::Body(Box::new(body));
+        stream.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
     }
 
     // Streams.
@@ -536,14 +552,18 @@ impl Payload {
 }
 
 impl Half {
-    fn has_window(&self) -> bool {
-        matches!(self, Self::Body(body) if body.has_window())
+    fn window(&self) -> usize {
+        if let Self::Body(body) = self { body.window() } else { 0 }
     }
 }
 
 impl Stream {
     fn new(id: ExchangeId) -> Self {
         Self { id, request: Half::Head, answer: Half::Head, is_websocket: false, socket: None, lost: 0 }
+    }
+
+    fn window(&self) -> usize {
+        self.request.window() + self.answer.window()
     }
 
     fn is_done(&self) -> bool {

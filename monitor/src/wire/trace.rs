@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{
-    Connection, Direction, End, Ending, Event, ExchangeId, Limits, Message, Sink, StreamOffset, Unreadable,
-};
+use super::{Connection, Direction, End, Ending, Event, ExchangeId, Limits, Message, Sink, StreamOffset, Unreadable};
 
 /// Writes down what happens to each exchange, body pieces joined: how a body is cut is not part of the result, nor is how exchanges
 /// take turns.
@@ -53,7 +51,11 @@ impl Sink for Trace {
     fn event(&mut self, id: ExchangeId, event: Event<'_>) {
         let exchange = self.exchanges.entry(id.0).or_default();
         assert!(exchange.end.is_none(), "an exchange goes on after its end");
-        assert_eq!(exchange.lines.is_empty() && exchange.body.is_none(), matches!(event, Event::Request(_)), "one head, first");
+        assert_eq!(
+            exchange.lines.is_empty() && exchange.body.is_none(),
+            matches!(event, Event::Request(_)),
+            "one head, first"
+        );
         let line = match event {
             Event::RequestBody(data) => return exchange.piece("request body", data),
             Event::ResponseBody(data) => return exchange.piece("answer body", data),

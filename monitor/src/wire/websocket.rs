@@ -69,7 +69,10 @@ enum Coded {
 }
 
 enum State {
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for at the beginning of each push.
     Lost,
@@ -220,7 +223,8 @@ impl WebSocket {
     /// The connection ended. It is complete if both sides closed it (RFC 6455 §7.1.4).
     pub fn close(&mut self, sink: &mut dyn Sink) {
         // Whoever just goes may have said more, which nobody saw.
-        let is_over = |lane: &Lane| lane.has_closed && lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
+        let is_over =
+            |lane: &Lane| lane.has_closed && lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
         let how = if is_over(&self.client) && is_over(&self.server) { Ending::Complete } else { Ending::Truncated };
         sink.event(self.exchange, Event::End(End { how, lost: self.lost }));
     }
@@ -322,7 +326,8 @@ impl Lane {
                 false
             }
         };
-        self.state = State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
+        self.state =
+            State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
         Ok(bytes.get(used..).unwrap_or_default())
     }
 

@@ -183,9 +183,8 @@ mod tests {
 
     #[test]
     fn framing_of_requests() {
-        let framing = |fields: &str| {
-            request(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()).map(|(_, framing)| framing)
-        };
+        let framing =
+            |fields: &str| request(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()).map(|(_, framing)| framing);
         assert_eq!(framing(""), Ok(Framing::Length(0)));
         assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
         assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(InvalidHead));

@@ -111,9 +111,7 @@ impl Frame {
         let is_reserved_clear = header.get(5).is_some_and(|byte| byte & 0x80 == 0);
         let fits = match frame.kind {
             Kind::Data => of_stream && has_flags(END_STREAM | PADDED),
-            Kind::Headers => {
-                of_stream && frame.length > 0 && has_flags(END_STREAM | END_HEADERS | PADDED | PRIORITY)
-            }
+            Kind::Headers => of_stream && frame.length > 0 && has_flags(END_STREAM | END_HEADERS | PADDED | PRIORITY),
             Kind::Priority => of_stream && frame.length == 5 && has_flags(0),
             Kind::Reset => of_stream && frame.length == 4 && has_flags(0),
             Kind::Settings => of_connection && frame.length % 6 == 0 && frame.length <= 600 && has_flags(ACK),

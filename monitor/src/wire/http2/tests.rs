@@ -167,10 +167,13 @@ fn converse(rounds: &[&[&str]]) -> Script {
             .expect("a server");
         let connection = tokio::spawn(connection);
         for round in rounds {
-            let asked: Vec<_> = round.iter().map(|path| {
-                let (send, path) = (send.clone(), (*path).to_owned());
-                tokio::spawn(async move { ask(send, &path).await })
-            }).collect();
+            let asked: Vec<_> = round
+                .iter()
+                .map(|path| {
+                    let (send, path) = (send.clone(), (*path).to_owned());
+                    tokio::spawn(async move { ask(send, &path).await })
+                })
+                .collect();
             for asked in asked {
                 let _ = tokio::time::timeout(std::time::Duration::from_millis(300), asked).await;
             }
@@ -195,7 +198,12 @@ fn lines(trace: &Trace, path: &str) -> String {
 
 #[test]
 fn real_peers_are_understood() {
-    let script = converse(&[&["/a", "/events", "/long", "/none"], &["/refused", "/leave", "/promise"], &["/a"], &["/unfinished"]]);
+    let script = converse(&[
+        &["/a", "/events", "/long", "/none"],
+        &["/refused", "/leave", "/promise"],
+        &["/a"],
+        &["/unfinished"],
+    ]);
     let trace = perfect(&script);
     assert_eq!(trace.exchanges.len(), 9, "{trace}");
     insta::assert_snapshot!(lines(&trace, "/a"), @r#"
@@ -230,21 +238,14 @@ const OK: &[u8] = &[0x88];
 
 fn by_hand(requests: &[Vec<u8>], answers: &[Vec<u8>]) -> Script {
     let requests = [&[PREFACE.to_vec(), frame(4, 0, 0, &[])], requests].concat().concat();
-    vec![
-        (Direction::Request, requests),
-        (Direction::Response, [&[frame(4, 0, 0, &[])], answers].concat().concat()),
-    ]
+    vec![(Direction::Request, requests), (Direction::Response, [&[frame(4, 0, 0, &[])], answers].concat().concat())]
 }
 
 #[test]
 fn padding_priority_and_continuations_are_taken_off() {
     // Padded, with a priority, in three parts.
     let head = [&[3, 0, 0, 0, 0, 16], &ASK[..2], &[0, 0, 0]].concat();
-    let requests = [
-        frame(1, 0x08 | 0x20 | 0x01, 1, &head),
-        frame(9, 0, 1, &ASK[2..3]),
-        frame(9, 4, 1, &ASK[3..]),
-    ];
+    let requests = [frame(1, 0x08 | 0x20 | 0x01, 1, &head), frame(9, 0, 1, &ASK[2..3]), frame(9, 4, 1, &ASK[3..])];
     let answers = [
         frame(1, 4, 1, OK),
         frame(0, 8, 1, b"\x05ab\0\0\0\0\0"),
@@ -321,17 +322,24 @@ fn a_capture_may_begin_in_the_middle() {
 
 fn recorded() -> &'static Script {
     static SCRIPT: std::sync::OnceLock<Script> = std::sync::OnceLock::new();
-    SCRIPT.get_or_init(|| converse(&[&["/a", "/events", "/none"], &["/b", "/events", "/leave", "/c"], &["/long"], &["/a", "/b"]]))
+    SCRIPT.get_or_init(|| {
+        converse(&[&["/a", "/events", "/none"], &["/b", "/events", "/leave", "/c"], &["/long"], &["/a", "/b"]])
+    })
 }
 
 #[test]
 fn a_hole_anywhere_is_marked() {
     let script = converse(&[&["/a", "/events"], &["/b", "/leave", "/none"], &["/a"]]);
-    let total: usize = script.iter().filter(|(direction, _)| *direction == Direction::Response).map(|(_, bytes)| bytes.len()).sum();
+    let total: usize =
+        script.iter().filter(|(direction, _)| *direction == Direction::Response).map(|(_, bytes)| bytes.len()).sum();
     for (size, length) in [(5, 9), (40, 1), (usize::MAX, 24), (40, 517)] {
         for start in (0..total as u64).step_by(7) {
             let hole = [(Direction::Response, start..start + length)];
-            assert_eq!(Loss::marked(&script, Limits::default(), &[size], &hole), Ok(()), "{start}+{length} in pieces of {size}");
+            assert_eq!(
+                Loss::marked(&script, Limits::default(), &[size], &hole),
+                Ok(()),
+                "{start}+{length} in pieces of {size}"
+            );
         }
     }
 }

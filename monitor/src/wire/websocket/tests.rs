@@ -72,9 +72,12 @@ impl Sender {
 }
 
 fn upgrade(extensions: &str) -> Script {
-    let request = "GET /v1/responses HTTP/1.1\r\nHost: api.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    let extensions = if extensions.is_empty() { String::new() } else { format!("Sec-WebSocket-Extensions: {extensions}\r\n") };
-    let answer = format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n{extensions}\r\n");
+    let request =
+        "GET /v1/responses HTTP/1.1\r\nHost: api.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    let extensions =
+        if extensions.is_empty() { String::new() } else { format!("Sec-WebSocket-Extensions: {extensions}\r\n") };
+    let answer =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n{extensions}\r\n");
     vec![(Direction::Request, request.into()), (Direction::Response, answer.into())]
 }
 
@@ -83,12 +86,21 @@ const WAYS: [(&str, bool, bool, bool); 5] = [
     ("", false, false, false),
     ("permessage-deflate", true, false, false),
     ("permessage-deflate; client_no_context_takeover; server_no_context_takeover", true, true, true),
-    ("permessage-deflate;server_max_window_bits=15 ; client_max_window_bits=12;client_no_context_takeover", true, true, false),
+    (
+        "permessage-deflate;server_max_window_bits=15 ; client_max_window_bits=12;client_no_context_takeover",
+        true,
+        true,
+        false,
+    ),
     ("permessage-deflate; server_no_context_takeover", true, false, true),
 ];
 
 fn texts(count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{{\"type\":\"response.output_text.delta\",\"delta\":\"{}\"}}", "word ".repeat(number * 7 % 40))).collect()
+    (0..count)
+        .map(|number| {
+            format!("{{\"type\":\"response.output_text.delta\",\"delta\":\"{}\"}}", "word ".repeat(number * 7 % 40))
+        })
+        .collect()
 }
 
 fn conversation(way: usize, count: usize, size: usize) -> Script {
