@@ -273,8 +273,8 @@ async fn over_http2(records: Arc<Vec<Value>>) -> Vec<(Direction, Vec<u8>)> {
     drop(sender);
     connection.await.expect("the connection").expect("HTTP/2");
     server.abort();
-    let seen = std::mem::take(&mut *script.lock().expect("a lock"));
-    seen
+    let mut seen = script.lock().expect("a lock");
+    std::mem::take(&mut seen)
 }
 
 /// Lengths of pieces: SplitMix64 (Steele, Lea, Flood 2014).

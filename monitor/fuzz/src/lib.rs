@@ -4,9 +4,11 @@
 mod trace;
 
 // The trace's own names.
-use monitor::wire::{Connection, Direction, End, Ending, Event, ExchangeId, Limits, Message, Sink, StreamOffset, Unreadable};
+use monitor::wire::{
+    Connection, Direction, End, Ending, Event, ExchangeId, Limits, Message, Sink, StreamOffset, Unreadable,
+};
 
-pub use trace::{Hole, Script, Trace, play};
+pub use trace::{Hole, Loss, Script, Trace, play};
 
 /// Takes a conversation apart: a byte for the direction and one for the length (in steps of eight), and then that many bytes.
 pub fn script(mut data: &[u8]) -> Script {
@@ -14,7 +16,11 @@ pub fn script(mut data: &[u8]) -> Script {
     while let [head, length, rest @ ..] = data {
         let direction = if head & 1 == 0 { Direction::Request } else { Direction::Response };
         // A piece of the longest length lasts until the end.
-        let length = if *length == 255 { rest.len() } else { (usize::from(*length) * 8 + usize::from(head >> 5)).min(rest.len()) };
+        let length = if *length == 255 {
+            rest.len()
+        } else {
+            (usize::from(*length) * 8 + usize::from(head >> 5)).min(rest.len())
+        };
         let (bytes, after) = rest.split_at(length);
         script.push((direction, bytes.to_vec()));
         data = after;
@@ -37,7 +43,8 @@ pub fn unscript(script: &Script) -> Vec<u8> {
 }
 
 /// Small limits find their edges sooner.
-pub const LIMITS: Limits = Limits { head: 4096, message: 512, pipelined: 4, streams: 6, stream_message: 256, windows: 1 << 20 };
+pub const LIMITS: Limits =
+    Limits { head: 4096, message: 512, pipelined: 4, streams: 6, stream_message: 256, windows: 1 << 20 };
 
 /// What must hold of any conversation: it is read without a panic, with and without holes, and where nothing is wrong with it, however
 /// it is cut, it says the same.

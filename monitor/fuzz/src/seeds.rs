@@ -25,7 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seeds = Path::new(&seeds);
     by_hand(seeds)?;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for (number, line) in BufReader::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(File::open(corpus)?))).lines().enumerate() {
+    for (number, line) in
+        BufReader::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(File::open(corpus)?))).lines().enumerate()
+    {
         let line = line?;
         let record: Value = serde_json::from_str(&line)?;
         let kind = format!("{} {} {}", record["provider"], record["endpoint"], record["body_format"]);
@@ -45,7 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some("eventstream") => save(seeds, "event_stream", &number.to_string(), &body)?,
             Some("sse") => save(seeds, "sse", &number.to_string(), &[b"\0", &body[..]].concat())?,
             Some("ndjson") => save(seeds, "sse", &number.to_string(), &[b"\x01", &body[..]].concat())?,
-            _ if body.starts_with(&[0x1f, 0x8b]) => save(seeds, "coding", &number.to_string(), &[b"\0", &body[..]].concat())?,
+            _ if body.starts_with(&[0x1f, 0x8b]) => {
+                save(seeds, "coding", &number.to_string(), &[b"\0", &body[..]].concat())?
+            }
             _ => {}
         }
     }
@@ -63,7 +67,11 @@ fn by_hand(seeds: &Path) -> std::io::Result<()> {
     // Settings, a request, its answer in two frames.
     let http2 = vec![
         (Direction::Request, b"\0\0\0\x04\0\0\0\0\0\0\0\x06\x01\x05\0\0\0\x01\x83\x84\x87\x41\x01h".to_vec()),
-        (Direction::Response, b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x04\0\0\0\x01\x88\0\0\x02\0\x08\0\0\0\x01\0a\0\0\x01\0\x01\0\0\0\x01b".to_vec()),
+        (
+            Direction::Response,
+            b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x04\0\0\0\x01\x88\0\0\x02\0\x08\0\0\0\x01\0a\0\0\x01\0\x01\0\0\0\x01b"
+                .to_vec(),
+        ),
         (Direction::Response, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\x03\0\0\0\x07".to_vec()),
     ];
     save(seeds, "http2", "hand", &tollgate_fuzz::unscript(&http2))?;

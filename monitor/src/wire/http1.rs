@@ -288,8 +288,8 @@ impl Http1 {
                 }
                 bytes
             }
-            // The answer to the one request that waits, if it begins here.
-            State::Lost if at_beginning && self.open.len() == 1 && bytes.starts_with(b"HTTP/1.") => {
+            // The answer to the one request that waits, or to one that was lost too, if it begins here.
+            State::Lost if at_beginning && self.open.len() <= 1 && bytes.starts_with(b"HTTP/1.") => {
                 self.answers.state = State::Head;
                 bytes
             }

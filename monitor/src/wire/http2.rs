@@ -2,6 +2,7 @@
 
 mod fields;
 mod frame;
+mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,9 +10,10 @@ pub use self::frame::{HEADER, PREFACE};
 use self::{
     fields::{FieldDecoder, Fields},
     frame::{Frame, Kind},
+    stream::{Half, Stream},
 };
 use super::{
-    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, ResponseHead, Sink,
+    Direction, Ending, Event, ExchangeId, Limits, RequestHead, Sink,
     body::Body,
     http1::Framing,
     websocket::{Extensions, WebSocket},
@@ -95,23 +97,6 @@ struct Section {
     bytes: Vec<u8>,
     /// Longer than a head may be, or with a hole.
     is_damaged: bool,
-}
-
-struct Stream {
-    id: ExchangeId,
-    request: Half,
-    answer: Half,
-    /// The stream became, or is to become, a WebSocket.
-    is_websocket: bool,
-    socket: Option<Box<WebSocket>>,
-    lost: u64,
-}
-
-enum Half {
-    /// Before its final field section.
-    Head,
-    Body(Box<Body>),
-    Done,
 }
 
 impl Http2 {
@@ -399,7 +384,7 @@ impl Http2 {
     }
 
     fn take_request(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
-        if number % 2 == 0 || self.streams.contains_key(&number) || self.ended.contains(&number) {
+        if number.is_multiple_of(2) || self.streams.contains_key(&number) || self.ended.contains(&number) {
             // Trailers, or nothing that a client may send.
             return;
         }
@@ -548,105 +533,6 @@ impl Payload {
     fn number(&self) -> u32 {
         let at = usize::from(self.frame.is_padded());
         self.prefix.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
-    }
-}
-
-impl Half {
-    fn window(&self) -> usize {
-        if let Self::Body(body) = self { body.window() } else { 0 }
-    }
-}
-
-impl Stream {
-    fn new(id: ExchangeId) -> Self {
-        Self { id, request: Half::Head, answer: Half::Head, is_websocket: false, socket: None, lost: 0 }
-    }
-
-    fn window(&self) -> usize {
-        self.request.window() + self.answer.window()
-    }
-
-    fn is_done(&self) -> bool {
-        matches!((&self.request, &self.answer), (Half::Done, Half::Done))
-    }
-
-    fn push(&mut self, direction: Direction, mut data: &[u8], limits: &Limits, sink: &mut dyn Sink) {
-        let id = self.id;
-        if let Some(socket) = &mut self.socket {
-            return socket.push(direction, data, limits, sink);
-        }
-        if direction == Direction::Response && matches!(self.answer, Half::Head) {
-            // Its fields were not seen; the body may still tell what it is.
-            self.lost = self.lost.saturating_add(1);
-            let head = ResponseHead { status: 200, headers: Default::default() };
-            sink.event(id, Event::Response(&head));
-            self.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
-        }
-        match (direction, &mut self.request, &mut self.answer) {
-            (Direction::Request, Half::Body(body), _) => {
-                // A body without a length of its own cannot get out of step.
-                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_request(id, sink));
-            }
-            (Direction::Response, _, Half::Body(body)) => {
-                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_answer(id, sink));
-            }
-            _ => {}
-        }
-    }
-
-    fn lose(&mut self, direction: Direction, lost: u64, limits: &Limits, sink: &mut dyn Sink) {
-        if let Some(socket) = &mut self.socket {
-            return socket.lose(direction, lost, limits, sink);
-        }
-        let half = match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.answer,
-        };
-        match half {
-            Half::Body(body) => {
-                let _ = body.skip(lost);
-            }
-            // Its head may have been in what was lost.
-            Half::Head => self.lost = self.lost.saturating_add(lost),
-            Half::Done => {}
-        }
-    }
-
-    fn finish(&mut self, direction: Direction, limits: &Limits, sink: &mut dyn Sink) {
-        let id = self.id;
-        let half = match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.answer,
-        };
-        let Half::Body(mut body) = std::mem::replace(half, Half::Done) else { return };
-        match direction {
-            Direction::Request => {
-                body.finish(limits, &mut |piece| piece.emit_request(id, sink));
-                sink.event(id, Event::RequestEnd);
-            }
-            Direction::Response => body.finish(limits, &mut |piece| piece.emit_answer(id, sink)),
-        }
-        self.lost = self.lost.saturating_add(body.lost);
-    }
-
-    /// Nothing more of the answer will come. What a decoder or an unfinished message still has is part of what came.
-    fn cut_short(&mut self, limits: &Limits, sink: &mut dyn Sink) {
-        let (id, Half::Body(body)) = (self.id, &mut self.answer) else { return };
-        let lost = body.lost;
-        body.finish(limits, &mut |piece| piece.emit_answer(id, sink));
-        body.lost = lost;
-    }
-
-    fn end(mut self, how: Ending, sink: &mut dyn Sink) {
-        for half in [&self.request, &self.answer] {
-            if let Half::Body(body) = half {
-                self.lost = self.lost.saturating_add(body.lost);
-            }
-        }
-        if let Some(socket) = &mut self.socket {
-            self.lost = self.lost.saturating_add(socket.lost());
-        }
-        sink.event(self.id, Event::End(End { how, lost: self.lost }));
     }
 }
 

@@ -77,13 +77,24 @@ pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing), InvalidHead> {
     } else {
         Framing::Length(content_length(&headers)?.unwrap_or(0))
     };
+    let (authority, target) = split_target(request.path.unwrap_or_default());
+    let host = authority.or(headers.get("host"));
     let head = RequestHead {
         method: request.method.unwrap_or_default().into(),
-        target: request.path.unwrap_or_default().into(),
-        host: headers.get("host").map(|host| host.to_ascii_lowercase().into()),
+        target: target.into(),
+        host: host.map(|host| host.to_ascii_lowercase().into()),
         headers,
     };
     Ok((head, framing))
+}
+
+/// What is asked of a proxy names the host, which counts before the `Host` field (RFC 9112 §3.2.2).
+fn split_target(target: &str) -> (Option<&str>, &str) {
+    let Some(rest) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
+        return (None, target);
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    (Some(authority), if path.is_empty() { "/" } else { path })
 }
 
 /// A response head. Clients forgive servers much, and so does this.
@@ -189,6 +200,18 @@ mod tests {
         assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
         assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(InvalidHead));
         assert_eq!(framing("X-Folded: a\r\n b\r\n"), Err(InvalidHead));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_proxy_names_the_host() {
+        let head = |target: &str| {
+            request(format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n").as_bytes()).expect("a head").0
+        };
+        let split =
+            |target: &str| (head(target).host.unwrap_or_default().into_string(), head(target).target.into_string());
+        assert_eq!(split("http://API.example:80/v1/x?y"), ("api.example:80".into(), "/v1/x?y".into()));
+        assert_eq!(split("http://api.example"), ("api.example".into(), "/".into()));
+        assert_eq!(split("/v1/x"), ("proxy".into(), "/v1/x".into()));
     }
 
     #[test]

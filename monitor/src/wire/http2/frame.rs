@@ -75,7 +75,7 @@ impl Frame {
             Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => self.stream != 0,
             Kind::Priority => self.stream != 0 && self.length == 5,
             Kind::Reset => self.stream != 0 && self.length == 4,
-            Kind::Settings => self.stream == 0 && self.length % 6 == 0,
+            Kind::Settings => self.stream == 0 && self.length.is_multiple_of(6),
             Kind::Ping => self.stream == 0 && self.length == 8,
             Kind::GoAway => self.stream == 0 && self.length >= 8,
             Kind::WindowUpdate => self.length == 4,
@@ -114,7 +114,7 @@ impl Frame {
             Kind::Headers => of_stream && frame.length > 0 && has_flags(END_STREAM | END_HEADERS | PADDED | PRIORITY),
             Kind::Priority => of_stream && frame.length == 5 && has_flags(0),
             Kind::Reset => of_stream && frame.length == 4 && has_flags(0),
-            Kind::Settings => of_connection && frame.length % 6 == 0 && frame.length <= 600 && has_flags(ACK),
+            Kind::Settings => of_connection && frame.length.is_multiple_of(6) && frame.length <= 600 && has_flags(ACK),
             Kind::PushPromise => {
                 direction == Direction::Response && of_stream && frame.length > 4 && has_flags(END_HEADERS | PADDED)
             }
