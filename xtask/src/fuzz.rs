@@ -50,7 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
     let seeds = work.join("seeds");
     let corpus = root().join("../shared/corpus/dev.jsonl.gz");
     if corpus.is_file() {
-        command::run(Command::new(bin.join("seeds")).arg(&corpus).arg(&seeds))?;
+        let mut make = cargo();
+        make.args(["run", "--quiet", "-p", "monitor", "--example", "fuzz_seeds", "--"]).arg(&corpus).arg(&seeds);
+        command::run(&mut make)?;
     } else {
         println!("no recorded exchanges in ../shared/corpus: starting from nothing");
     }

@@ -1,5 +1,6 @@
 //! What the targets share: conversations made of arbitrary bytes, and what must hold of all of them.
 
+mod conversation;
 #[path = "../../src/wire/trace.rs"]
 mod trace;
 
@@ -8,39 +9,8 @@ use monitor::wire::{
     Connection, Direction, End, Ending, Event, ExchangeId, Limits, Message, Sink, StreamOffset, Unreadable,
 };
 
+pub use conversation::{script, unscript};
 pub use trace::{Hole, Loss, Script, Trace, play};
-
-/// Takes a conversation apart: a byte for the direction and one for the length (in steps of eight), and then that many bytes.
-pub fn script(mut data: &[u8]) -> Script {
-    let mut script = Script::new();
-    while let [head, length, rest @ ..] = data {
-        let direction = if head & 1 == 0 { Direction::Request } else { Direction::Response };
-        // A piece of the longest length lasts until the end.
-        let length = if *length == 255 {
-            rest.len()
-        } else {
-            (usize::from(*length) * 8 + usize::from(head >> 5)).min(rest.len())
-        };
-        let (bytes, after) = rest.split_at(length);
-        script.push((direction, bytes.to_vec()));
-        data = after;
-    }
-    script
-}
-
-/// The other way round, for seeds.
-pub fn unscript(script: &Script) -> Vec<u8> {
-    let mut data = Vec::new();
-    for (direction, bytes) in script {
-        for piece in bytes.chunks(254 * 8) {
-            let rest = u8::try_from(piece.len() % 8).unwrap_or(0);
-            data.push(u8::from(*direction == Direction::Response) | rest << 5);
-            data.push(u8::try_from(piece.len() / 8).unwrap_or(0));
-            data.extend_from_slice(piece);
-        }
-    }
-    data
-}
 
 /// Small limits find their edges sooner.
 pub const LIMITS: Limits =

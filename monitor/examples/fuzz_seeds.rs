@@ -1,4 +1,8 @@
-//! Makes the seeds from a corpus of recorded exchanges: `seeds CORPUS.jsonl.gz DIRECTORY`.
+//! Makes the seeds of `cargo xtask fuzz` from recorded exchanges: `fuzz_seeds CORPUS.jsonl.gz DIRECTORY`.
+
+#[path = "../fuzz/src/conversation.rs"]
+#[expect(dead_code, reason = "the targets take conversations apart")]
+mod conversation;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +24,7 @@ const LONGEST: usize = 6000;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(corpus), Some(seeds)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: seeds CORPUS.jsonl.gz DIRECTORY".into());
+        return Err("usage: fuzz_seeds CORPUS.jsonl.gz DIRECTORY".into());
     };
     let seeds = Path::new(&seeds);
     by_hand(seeds)?;
@@ -39,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         *count += 1;
         let script = vec![(Direction::Request, request), (Direction::Response, answer)];
         for target in ["http1", "pipeline"] {
-            save(seeds, target, &number.to_string(), &tollgate_fuzz::unscript(&script))?;
+            save(seeds, target, &number.to_string(), &conversation::unscript(&script))?;
         }
         save(seeds, "replay", &number.to_string(), line.as_bytes())?;
         let body = decoded(&record["response"]["body"])?;
@@ -74,13 +78,13 @@ fn by_hand(seeds: &Path) -> std::io::Result<()> {
         ),
         (Direction::Response, b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\x03\0\0\0\x07".to_vec()),
     ];
-    save(seeds, "http2", "hand", &tollgate_fuzz::unscript(&http2))?;
+    save(seeds, "http2", "hand", &conversation::unscript(&http2))?;
     let websocket = vec![
         (Direction::Request, b"\x81\x82\0\0\0\0{}\x89\x80\0\0\0\0".to_vec()),
         (Direction::Response, b"\x01\x01{\x89\0\x80\x01}\xc1\x04\xaa\xae\x05\0".to_vec()),
     ];
     for way in 0..4 {
-        save(seeds, "websocket", &format!("hand-{way}"), &[&[way][..], &tollgate_fuzz::unscript(&websocket)].concat())?;
+        save(seeds, "websocket", &format!("hand-{way}"), &[&[way][..], &conversation::unscript(&websocket)].concat())?;
     }
     let form = b"--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--X\r\nContent-Disposition: form-data; name=f; filename=\"a\"\r\n\r\nRIFF\r\n--X--\r\n";
     save(seeds, "form", "hand", form)?;
