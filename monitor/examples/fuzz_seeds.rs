@@ -88,7 +88,9 @@ fn by_hand(seeds: &Path) -> std::io::Result<()> {
     }
     let form = b"--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--X\r\nContent-Disposition: form-data; name=f; filename=\"a\"\r\n\r\nRIFF\r\n--X--\r\n";
     save(seeds, "form", "hand", form)?;
-    let book = r#"{"format":1,"version":"x","providers":[]}"#;
+    let book = r#"{"source": {"package": "p", "version": "1"}, "units": {"input_tokens": {"per": 1000000, "price_key": "input_mtok",
+        "dimensions": {}}}, "providers": [{"id": "v", "api_pattern": "https://api\\.openai", "models": [{"id": "gpt-4o", "match": {"or":
+        [{"equals": "gpt-4o"}, {"starts_with": "gpt-"}]}, "prices": [{"constraint": null, "prices": {"input_mtok": "1"}}]}]}]}"#;
     save(seeds, "price_book", "hand", book.as_bytes())?;
     let zstd = b"\x03\x28\xb5\x2f\xfd\x04\x00\x19\x00\x00abc";
     save(seeds, "coding", "zstd", zstd)?;

@@ -15,5 +15,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let answer = format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n{extensions}\r\n");
     let mut script = vec![(Direction::Request, request), (Direction::Response, answer.into_bytes())];
     script.extend(tollgate_fuzz::script(data));
-    tollgate_fuzz::check(&script);
+    tollgate_fuzz::check_http1(&script);
 });

@@ -2,6 +2,7 @@
 
 mod fields;
 mod frame;
+mod hpack;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,20 +1,15 @@
 //! Field sections of HTTP/2: HPACK (RFC 7541) with one direction's table.
 
-use loona_hpack::Decoder;
-
+use super::hpack::{Field, Table};
 use crate::wire::{Headers, RequestHead, ResponseHead};
 
-/// Largest dynamic table that a peer may ask for.
-const TABLE: usize = 64 * 1024;
 /// Fields of a section that are looked at; bytes of them that are kept.
 const FIELDS: usize = 256;
 const BYTES: usize = 64 * 1024;
-/// Entries that stand for those of a table whose beginning was not seen: all that a table of the usual 4 KiB can have.
-const UNKNOWN: usize = 128;
 
 /// Decodes the field sections of one direction.
 pub struct FieldDecoder {
-    table: Decoder<'static>,
+    table: Table,
 }
 
 /// The fields of one section.
@@ -32,34 +27,28 @@ pub struct Fields {
 
 impl FieldDecoder {
     pub fn new() -> Self {
-        let mut table = Decoder::new();
-        table.set_max_allowed_table_size(TABLE);
-        Self { table }
+        Self { table: Table::new() }
     }
 
-    /// For a table whose earlier entries are not known. Positions count from the newest entry, so entries that stand for the unknown
-    /// ones keep those that follow in their places; the largest size is assumed, for a table that keeps too much is right all the same.
+    /// For a table whose earlier entries are not known.
     pub fn in_the_middle() -> Self {
-        let mut decoder = Self::new();
-        decoder.table.set_max_table_size(TABLE);
-        // A literal field with incremental indexing, without name or value.
-        let unknown = [0x40, 0, 0].repeat(UNKNOWN);
-        if decoder.table.decode_with_cb(&unknown, |_, _| {}).is_err() {
-            decoder = Self::new();
-        }
-        decoder
+        Self { table: Table::in_the_middle() }
     }
 
     /// Decodes a whole section.
     pub fn decode(&mut self, section: &[u8]) -> Fields {
-        let (mut fields, mut count, mut bytes) = (Fields::default(), 0, 0);
-        let result = self.table.decode_with_cb(section, |name, value| {
+        let (mut fields, mut count, mut bytes) = (Fields::default(), 0, 0_usize);
+        let result = self.table.decode(section, &mut |Field { name, value }| {
             count += 1;
-            bytes += name.len() + value.len();
-            if name.is_empty() {
+            let (Some(name), Some(value)) = (name, value) else {
                 fields.is_partial = true;
-            } else if count <= FIELDS && bytes <= BYTES {
-                fields.take(&name, &value);
+                return;
+            };
+            bytes = bytes.saturating_add(name.len() + value.len());
+            if count <= FIELDS && bytes <= BYTES {
+                fields.take(name, value);
+            } else {
+                fields.is_partial = true;
             }
         });
         if result.is_err() {
