@@ -18,8 +18,9 @@ const TARGETS: [&str; 10] =
     ["http1", "http2", "websocket", "coding", "event_stream", "sse", "form", "pipeline", "price_book", "replay"];
 
 /// Counters at every edge and every comparison, as `cargo fuzz` has them; no sanitizer, for the code is safe Rust.
-const FLAGS: [&str; 6] = [
-    "--cfg=fuzzing",
+const FLAGS: [&str; 7] = [
+    "--cfg",
+    "fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",

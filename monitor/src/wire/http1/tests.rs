@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::wire::{
     Connection, Direction, Limits, StreamOffset,
-    trace::{Loss, Script, Trace, play},
+    trace::{Exchange, Loss, Script, Trace, play},
 };
 
 /// `>` is sent by the client, `<` by the server.
@@ -285,7 +285,7 @@ proptest! {
     ) {
         let script = if is_pipelined { pipelined(&kinds) } else { conversation(&kinds) };
         let perfect = play(&script, Limits::default(), &[usize::MAX], &[]);
-        prop_assert!(perfect.exchanges.len() == kinds.len() && perfect.exchanges.values().all(|exchange| exchange.is_whole()), "{}", perfect);
+        prop_assert!(perfect.exchanges.len() == kinds.len() && perfect.exchanges.values().all(Exchange::is_whole), "{}", perfect);
         prop_assert_eq!(play(&script, Limits::default(), &sizes, &[]).to_string(), perfect.to_string());
     }
 
