@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some("sse") => save(seeds, "sse", &number.to_string(), &[b"\0", &body[..]].concat())?,
             Some("ndjson") => save(seeds, "sse", &number.to_string(), &[b"\x01", &body[..]].concat())?,
             _ if body.starts_with(&[0x1f, 0x8b]) => {
-                save(seeds, "coding", &number.to_string(), &[b"\0", &body[..]].concat())?
+                save(seeds, "coding", &number.to_string(), &[b"\0", &body[..]].concat())?;
             }
             _ => {}
         }
