@@ -110,7 +110,13 @@ impl Connection {
     pub fn close(&mut self, sink: &mut dyn Sink) {
         match std::mem::replace(&mut self.protocol, Protocol::Unreadable) {
             Protocol::Http1(mut http1) => http1.close(sink),
-            Protocol::Http2(mut http2) => http2.close(sink),
+            Protocol::Http2(mut http2) => {
+                http2.close(sink);
+                if http2.is_guess() {
+                    // Nothing of it made sense.
+                    sink.unreadable(Unreadable::NotHttp);
+                }
+            }
             Protocol::WebSocket(mut socket) => socket.close(sink),
             Protocol::Undecided if self.requests.early.lost > 0 || self.answers.early.lost > 0 => {
                 sink.unreadable(Unreadable::NotHttp);
@@ -142,6 +148,15 @@ impl Connection {
     }
 
     fn take(&mut self, direction: Direction, bytes: &[u8], sink: &mut dyn Sink) {
+        // The look of a few bytes in the middle of something may be wrong.
+        if let Protocol::Http2(http2) = &mut self.protocol
+            && http2.is_guess()
+            && http1::begins(direction, bytes)
+        {
+            let next = http2.next();
+            http2.close(sink);
+            self.protocol = Protocol::Http1(Box::new(Http1::after(self.limits, next)));
+        }
         match &mut self.protocol {
             Protocol::Http1(http1) => {
                 let rest = http1.push(direction, bytes, sink);

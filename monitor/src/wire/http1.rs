@@ -28,6 +28,8 @@ pub struct Http1 {
     next: u64,
     /// Bytes of requests that were lost since the last request was seen.
     missed: u64,
+    /// Since then, an answer came to a request that was not seen.
+    has_unknown: bool,
     /// Where a message begins or ends was lost at least once.
     has_lost: bool,
     /// A request was sent before the answer to the one before it was over.
@@ -51,6 +53,17 @@ pub enum Left {
     },
     Unreadable(Unreadable),
 }
+
+/// Whether this is surely the beginning of a message.
+pub fn begins(direction: Direction, bytes: &[u8]) -> bool {
+    match direction {
+        Direction::Request => begins_request(bytes),
+        Direction::Response => bytes.starts_with(ANSWER),
+    }
+}
+
+/// What every answer begins with.
+const ANSWER: &[u8] = b"HTTP/1.";
 
 /// One direction.
 #[derive(Default)]
@@ -81,13 +94,19 @@ struct Open {
 
 impl Http1 {
     pub fn new(limits: Limits) -> Self {
+        Self::after(limits, ExchangeId(0))
+    }
+
+    /// For a connection that has had other exchanges: the next one is this.
+    pub fn after(limits: Limits, next: ExchangeId) -> Self {
         Self {
             limits,
             requests: Lane::default(),
             answers: Lane::default(),
             open: VecDeque::new(),
-            next: 0,
+            next: next.0,
             missed: 0,
+            has_unknown: false,
             has_lost: false,
             is_pipelined: false,
             left: None,
@@ -210,20 +229,21 @@ impl Http1 {
             // Nobody pipelines this much: the answers are not coming.
             self.lose_answers(1, sink);
         }
-        // Where the two directions no longer fit each other, this is where they begin anew. If an answer is still due, it may be taken
-        // for the answer to this request.
+        // Where the two directions no longer fit each other, this is where they begin anew. If an answer is still due, be it to a request
+        // that was lost, it may be taken for the answer to this one.
         let is_due = !self.open.is_empty() || !self.answers.is_between();
         // An answer whose request is not known may have no end that can be known: to `HEAD`, say.
         let is_lost = self.missed > 0
             || matches!(self.answers.state, State::Lost)
             || self.open.iter().any(|open| open.asked == Asked::Unknown);
-        let is_doubtful = self.has_lost && self.is_pipelined || self.missed > 0 && is_due;
+        let is_doubtful = self.has_lost && self.is_pipelined || self.missed > 0 && (is_due || !self.has_unknown);
         if is_lost {
             self.settle_bodies();
             self.truncate(0, 1, sink);
             self.answers = Lane::default();
         }
         self.missed = 0;
+        self.has_unknown = false;
         let id = self.open_exchange(head, sink);
         if let Some(open) = self.open.back_mut() {
             open.lost = u64::from(is_doubtful);
@@ -247,7 +267,8 @@ impl Http1 {
 
     /// An answer to nothing that we saw: its request was lost, or the capture began after it. What it says still costs.
     fn open_unknown(&mut self, sink: &mut dyn Sink) {
-        let lost = std::mem::take(&mut self.missed).max(1);
+        let lost = self.missed.max(1);
+        self.has_unknown = true;
         let id = self.open_exchange(&RequestHead::default(), sink);
         self.end_request_of(id, lost, sink);
     }
@@ -289,7 +310,7 @@ impl Http1 {
                 bytes
             }
             // The answer to the one request that waits, or to one that was lost too, if it begins here.
-            State::Lost if at_beginning && self.open.len() <= 1 && bytes.starts_with(b"HTTP/1.") => {
+            State::Lost if at_beginning && self.open.len() <= 1 && bytes.starts_with(ANSWER) => {
                 self.answers.state = State::Head;
                 bytes
             }

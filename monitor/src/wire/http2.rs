@@ -50,8 +50,8 @@ pub struct Http2 {
     streams: BTreeMap<u32, Stream>,
     /// Streams that ended last: what still comes for them is of no interest.
     ended: VecDeque<u32>,
-    /// The first stream that was seen from its beginning.
-    first: Option<u32>,
+    /// Nothing but the look of its first bytes says that this is HTTP/2.
+    is_guess: bool,
     next: u64,
 }
 
@@ -118,7 +118,7 @@ impl Http2 {
             answers: lane(answers),
             streams: BTreeMap::new(),
             ended: VecDeque::new(),
-            first: None,
+            is_guess: start == Start::Middle,
             next: 0,
         }
     }
@@ -234,6 +234,16 @@ impl Http2 {
             stream.cut_short(&limits, sink);
             stream.end(Ending::Truncated, sink);
         }
+    }
+
+    /// Whether it may be something else after all.
+    pub fn is_guess(&self) -> bool {
+        self.is_guess
+    }
+
+    /// The next exchange.
+    pub fn next(&self) -> ExchangeId {
+        ExchangeId(self.next)
     }
 
     fn lane(&mut self, direction: Direction) -> &mut Lane {
@@ -389,7 +399,7 @@ impl Http2 {
             // Trailers, or nothing that a client may send.
             return;
         }
-        self.first = self.first.or(Some(number));
+        self.is_guess &= !fields.is_request();
         let (is_known, is_websocket) = (fields.is_request() && !fields.is_partial, fields.is_websocket());
         let head = fields.into_request();
         let body = Body::of_request(Framing::Close, &head.headers);
@@ -400,6 +410,7 @@ impl Http2 {
     }
 
     fn take_answer(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
+        self.is_guess &= fields.status().is_none();
         self.begin_unknown(number, sink);
         let Some(stream) = self.streams.get_mut(&number) else { return };
         // Interim answers, and trailers.

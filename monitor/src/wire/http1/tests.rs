@@ -205,6 +205,23 @@ fn a_capture_may_begin_in_the_middle() {
 }
 
 #[test]
+fn a_wrong_guess_is_taken_back() {
+    // The middle of something that looks like a frame of HTTP/2, and then what is none.
+    for middle in [&b"\0\0\0\x04\x01\0\0\0\0 and more"[..], b"\0\x01\0\0\0\0\0\0\x01 and more"] {
+        let script = vec![
+            (Direction::Response, middle.to_vec()),
+            (Direction::Request, b"GET /a HTTP/1.1\r\n\r\n".to_vec()),
+            (Direction::Response, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        ];
+        let trace = play(&script, Limits::default(), &[usize::MAX], &[]);
+        let last = trace.exchanges.values().last().expect("an exchange");
+        assert_eq!(last.lines, ["GET /a None []", "request end", "answer 204 []", "Complete lost 0"]);
+        let guess = play(&script[..1].to_vec(), Limits::default(), &[usize::MAX], &[]);
+        assert_eq!(guess.unreadable, ["the bytes are not HTTP"]);
+    }
+}
+
+#[test]
 fn an_upgrade_to_http2_goes_on_as_its_first_stream() {
     let head = ">GET /a HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: \r\n\r\n";
     // Settings; fields `:status: 200`; two bytes of data.
