@@ -151,7 +151,8 @@ impl WebSocket {
             Direction::Response => &mut self.server,
         };
         if let State::Lost = lane.state {
-            if likeness(bytes, direction, lane.inflate.is_some()) == Likeness::None {
+            let is_deflated = matches!(bytes, [0xc1 | 0xc2, ..]);
+            if !begins(direction, bytes) || (is_deflated && lane.inflate.is_none()) {
                 self.lost = self.lost.saturating_add(bytes.len() as u64);
                 return;
             }
@@ -238,45 +239,36 @@ const BLOCK: usize = 4096;
 /// The bytes are no frame.
 struct NoFrame;
 
-/// How far bytes in the middle of a connection look like frames that follow each other: clients mask theirs, servers do not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Likeness {
-    None,
-    /// The last one goes on after these bytes.
-    Open,
-    /// The last one ends with these bytes.
-    Whole,
-}
-
-fn likeness(mut bytes: &[u8], direction: Direction, may_be_deflated: bool) -> Likeness {
+/// Whether these bytes look like frames that follow each other up to the end: clients mask theirs, servers do not.
+fn are_whole_frames(mut bytes: &[u8], direction: Direction) -> bool {
     loop {
-        let [first, second, ..] = bytes else { return Likeness::None };
+        let [first, second, ..] = bytes else { return false };
         let is_control = first & 0x08 != 0;
         let is_known = matches!(first & 0x0f, 0..=2 | 8..=10)
             && first & 0x30 == 0
-            && (first & 0x40 == 0 || may_be_deflated && !is_control)
+            && (first & 0x40 == 0 || !is_control)
             && (!is_control || first & 0x80 != 0 && second & 0x7f < 126);
         if !is_known || (second & 0x80 != 0) != (direction == Direction::Request) {
-            return Likeness::None;
+            return false;
         }
         let mut cursor = Cursor::new(bytes);
-        let Ok(header) = FrameHeader::parse(&mut cursor) else { return Likeness::None };
-        let Some((_, length)) = header else { return Likeness::Open };
+        let Ok(header) = FrameHeader::parse(&mut cursor) else { return false };
+        let Some((_, length)) = header else { return false };
         // The shortest way to write a length is the only one.
         if matches!((second & 0x7f, length), (126, 0..126) | (127, 0..0x1_0000)) {
-            return Likeness::None;
+            return false;
         }
         let end = cursor.position().saturating_add(length);
         match usize::try_from(end).ok().and_then(|end| bytes.get(end..)) {
-            Some([]) => return Likeness::Whole,
+            Some([]) => return true,
             Some(next) if next.len() >= 2 => bytes = next,
-            _ => return Likeness::Open,
+            _ => return false,
         }
     }
 }
 
-/// Whether bytes, the first that were seen of a direction, are a WebSocket whose beginning was not seen: whole frames, of which the
-/// first begins a message that is JSON, or is deflated.
+/// Whether bytes, the first that were seen of a direction or the first after a loss, are a WebSocket: whole frames, of which the first
+/// begins a message that is JSON, or is deflated. Less would take payloads for frames.
 pub fn begins(direction: Direction, bytes: &[u8]) -> bool {
     let is_message = match (direction, bytes) {
         (_, [0xc1 | 0xc2, ..]) => true,
@@ -285,7 +277,7 @@ pub fn begins(direction: Direction, bytes: &[u8]) -> bool {
         | (Direction::Request, [0x81, 0x81..0xfe, mask, _, _, _, first, ..]) => mask ^ first == b'{',
         _ => false,
     };
-    is_message && likeness(bytes, direction, true) == Likeness::Whole
+    is_message && are_whole_frames(bytes, direction)
 }
 
 /// A message, and whether a part of it is missing or could not be inflated.
