@@ -28,6 +28,9 @@ const FLAGS: [&str; 7] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 
+/// Seconds of a run that is not short.
+const SHORT: u64 = 10;
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// One target instead of all
@@ -92,12 +95,17 @@ fn host() -> Result<String> {
 
 /// Whether nothing was found.
 fn fuzz(bin: &Path, work: &Path, seeds: &Path, target: &str, seconds: u64) -> Result<bool> {
-    let (corpus, artifacts) = (work.join("corpus").join(target), work.join("artifacts").join(target));
+    // A short run starts from the seeds alone: what long runs have collected takes longer to try than it has.
+    let collected = if seconds < SHORT { "brief" } else { "corpus" };
+    let (corpus, artifacts) = (work.join(collected).join(target), work.join("artifacts").join(target));
+    if seconds < SHORT && corpus.is_dir() {
+        fs::remove_dir_all(&corpus).with_context(|| format!("could not empty {}", corpus.display()))?;
+    }
     for directory in [seeds, &corpus, &artifacts] {
         fs::create_dir_all(directory).with_context(|| format!("could not make {}", directory.display()))?;
     }
     let mut fuzzer = Command::new(bin.join(target));
-    fuzzer.args(["-rss_limit_mb=2048", "-timeout=20", "-max_len=16384", "-print_final_stats=1", "-verbosity=0"]);
+    fuzzer.args(["-rss_limit_mb=2048", "-timeout=20", "-max_len=16384", "-verbosity=0"]);
     fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-artifact_prefix={}/", artifacts.display()));
     let status = fuzzer.arg(&corpus).arg(seeds).status().with_context(|| format!("could not start {target}"))?;
     ensure!(status.code().is_some(), "{target} was ended: {status}");
