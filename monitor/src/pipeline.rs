@@ -136,6 +136,10 @@ impl wire::Sink for Steps<'_> {
                 if let Some(index) = self.exchanges.open.iter().position(|open| open.id == exchange)
                     && let Some(open) = self.exchanges.open.remove(index)
                 {
+                    if self.exchanges.open.is_empty() {
+                        // An idle connection holds next to nothing.
+                        self.exchanges.open = VecDeque::new();
+                    }
                     let charge = Box::new(self.exchanges.charge(open, end));
                     (self.out)(Step::Finished { exchange, charge });
                 }
