@@ -32,8 +32,6 @@ pub struct Meter {
     answer: Body,
     answer_text: Text,
     is_stream: bool,
-    /// The answer's messages cannot be told apart: its media type is one that is not taken apart yet.
-    is_opaque: bool,
     /// A message was cut or was not JSON.
     is_damaged: bool,
     /// The document is not well-formed, or ended early.
@@ -137,7 +135,6 @@ impl Meter {
             answer: Body::Reading(Box::new(Skimmer::of_items())),
             answer_text: Text::default(),
             is_stream: false,
-            is_opaque: false,
             is_damaged: false,
             is_broken: false,
             report: Report::default(),
@@ -155,7 +152,7 @@ impl Meter {
             }
             Event::RequestEnd => self.end_request(),
             Event::Response(head) => self.take_head(head),
-            Event::ResponseBody(data) if self.is_interesting() && !self.is_opaque => self.take_document(data),
+            Event::ResponseBody(data) if self.is_interesting() => self.take_document(data),
             Event::Message(message) => self.take_message(message),
             Event::Request(_) | Event::RequestBody(_) | Event::RequestField(_) | Event::ResponseBody(_) | Event::Socket(..) | Event::End(_) => {}
         }
@@ -194,7 +191,6 @@ impl Meter {
 
     fn take_head(&mut self, head: &ResponseHead) {
         self.status = Some(head.status);
-        self.is_opaque = head.headers.media_type() == "application/vnd.amazon.eventstream";
         if !self.is_interesting() || head.status >= 300 {
             return;
         }
@@ -226,7 +222,6 @@ impl Meter {
         if message.data == b"[DONE]" || self.is_foreign {
             return;
         }
-        self.is_opaque = false;
         self.is_damaged |= message.truncated;
         let payload = self.dialect.map_or(Cow::Borrowed(message.data), |dialect| dialect.payload(message.data));
         let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
@@ -298,7 +293,7 @@ impl Meter {
         self.request_ended = was_sent_whole;
         if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
             && !self.is_stream
-            && !self.is_opaque
+           
             && self.is_interesting()
         {
             let (node, is_whole) = skimmer.finish();
@@ -348,9 +343,6 @@ impl Meter {
                 (Billing::Pending, Basis::None, Usage::default())
             }
             Some(Purpose::Other) => (Billing::Unknown, Basis::Floor, Usage::default()),
-            Some(Purpose::Generate | Purpose::Embed) if self.is_opaque => {
-                (Billing::Unknown, Basis::Floor, Usage::default())
-            }
             Some(Purpose::Generate | Purpose::Embed) => match (self.status, self.request_ended) {
                 // Never sent whole, so never worked on.
                 (None, false) => free,

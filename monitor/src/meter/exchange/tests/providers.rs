@@ -358,11 +358,12 @@ fn converse_counts_the_cache_beside_the_input_and_by_its_lifetime() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_taken_apart_is_unknown_and_not_estimated() {
+fn a_stream_that_cannot_be_taken_apart_is_a_floor() {
     let host = "bedrock-runtime.us-east-1.amazonaws.com";
     let path = "/model/amazon.nova-lite-v1%3A0/converse-stream";
-    let request = json!({"messages": []});
-    assert!(is_unknown(&exchange(host, path, &request, "application/vnd.amazon.eventstream", "\u{0}\u{0}{}")));
+    let request = json!({"messages": [{"role": "user", "content": [{"text": "hi"}]}]});
+    let metered = exchange(host, path, &request, "application/vnd.amazon.eventstream", "\u{0}\u{0}{}");
+    assert_eq!((&metered["basis"], &metered["billing"]), (&json!("floor"), &json!("Charge")));
 }
 
 // Cohere, Ollama.
