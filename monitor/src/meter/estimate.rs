@@ -26,8 +26,9 @@ const BYTES_PER_TOKEN: u64 = 4;
 const LONGEST_PIECE: usize = 4096;
 
 /// Members whose strings are text that a model reads or writes. Others are identifiers, settings, or binary data.
-const TEXT_MEMBERS: [&str; 26] = [
+const TEXT_MEMBERS: [&str; 27] = [
     "content",
+    "delta",
     "text",
     "prompt",
     "input",

@@ -24,15 +24,16 @@ pub enum Node {
 /// Bytes of a string that are kept.
 const TEXT: usize = 512;
 /// Items of an array that are kept.
-const ITEMS: usize = 256;
+pub const ITEMS: usize = 256;
 /// Levels that are kept.
 const DEPTH: usize = 16;
 /// Values of a document that are kept, apart from what is below [`RESERVED`].
 const NODES: usize = 4096;
 /// Values that are kept on top of that below each of these members.
 const RESERVED_NODES: usize = 512;
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "usage",
+    "usage_info",
     "id",
     "model",
     "object",
@@ -66,6 +67,17 @@ impl Node {
 
     pub fn text(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
+    }
+
+    /// Members of an object, in order.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &Self)> {
+        let members = if let Self::Object(members) = self { members.as_slice() } else { &[] };
+        members.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Whether there is a member of that name, be it null.
+    pub fn has(&self, name: &str) -> bool {
+        self.members().any(|(member, _)| member == name)
     }
 
     pub fn items(&self) -> &[Self] {
