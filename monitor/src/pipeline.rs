@@ -73,6 +73,7 @@ struct Exchanges {
     open: VecDeque<Open>,
     at: Timestamp,
     tools: Arc<Rules>,
+    always_estimates: bool,
 }
 
 struct Open {
@@ -96,7 +97,7 @@ const SAY_EVERY: usize = 2048;
 
 impl Pipeline {
     pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
-        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH, tools: Arc::default() };
+        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH, tools: Arc::default(), always_estimates: false };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
     }
 
@@ -104,6 +105,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_tools(mut self, tools: Arc<Rules>) -> Self {
         self.exchanges.tools = tools;
+        self
+    }
+
+    /// Also estimates what the provider reports, to hold the two against each other.
+    #[must_use]
+    pub fn with_estimates(mut self) -> Self {
+        self.exchanges.always_estimates = true;
         self
     }
 
@@ -137,9 +145,13 @@ impl wire::Sink for Steps<'_> {
         match event {
             Event::Request(head) => {
                 let url = self.exchanges.url(head);
+                let mut meter = Meter::with_tools(head, Arc::clone(&self.exchanges.tools));
+                if self.exchanges.always_estimates {
+                    meter.estimate_always();
+                }
                 self.exchanges.open.push_back(Open {
                     id: exchange,
-                    meter: Meter::with_tools(head, Arc::clone(&self.exchanges.tools)),
+                    meter,
                     url,
                     unsaid: 0,
                     is_final: false,

@@ -4,8 +4,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
-    estimate::Text,
-    json::{Node, Observer as _, Skimmer},
+    estimate::{Text, reasoning_allowance},
+    json::{Node, Skimmer},
     provider,
     tool::{self, Rule, Rules, Whole},
     usage::{Basis, Bucket, TokenCount, Units, Usage},
@@ -46,6 +46,10 @@ pub struct Meter {
     answered: u64,
     /// The upgraded connection carried what is not known.
     is_unread: bool,
+    /// The request without most of its text, for the estimate.
+    asking: Node,
+    /// The estimate is wanted whatever the provider reports.
+    always_estimates: bool,
 }
 
 /// The call of a tool.
@@ -69,6 +73,8 @@ struct Asked {
     model: Option<Box<str>>,
     stream: bool,
     most_output: Option<u64>,
+    /// It asks not to reason.
+    is_brief: bool,
 }
 
 /// What an exchange is on the bill.
@@ -100,6 +106,8 @@ pub enum Kind {
 pub struct Metered {
     pub kind: Kind,
     pub billing: Billing,
+    /// What would have been said had the provider reported nothing, if that was asked for.
+    pub estimate: Option<Usage>,
     /// What the call of a tool cost by its rule.
     pub tool_cost: Option<Money>,
     /// Who answered: by its host, else the API it speaks.
@@ -185,7 +193,7 @@ impl Meter {
             asked: Asked { model: model_in_path(of_request, path), ..Asked::default() },
             status: None,
             answer: Body::Reading(Box::new(Skimmer::of_items())),
-            answer_text: Text::default(),
+            answer_text: Text::of_answer(),
             is_stream: false,
             is_damaged: false,
             is_broken: false,
@@ -194,6 +202,8 @@ impl Meter {
             tool,
             answered: 0,
             is_unread: false,
+            asking: Node::Null,
+            always_estimates: false,
         }
     }
 
@@ -231,8 +241,7 @@ impl Meter {
             "model" if !value.is_empty() => self.asked.model = Some(value.into()),
             "stream" => self.asked.stream = value.eq_ignore_ascii_case("true"),
             "prompt" => {
-                self.request_text.begin("prompt");
-                self.request_text.piece("prompt", field.value);
+                self.request_text.push(field.value);
             }
             _ => {}
         }
@@ -265,6 +274,11 @@ impl Meter {
         self.asked.stream |= request.get("stream").is_some_and(Node::is_true);
         let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample"];
         self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count));
+        let effort = request.get("reasoning_effort").or_else(|| request.path(&["reasoning", "effort"]));
+        self.asked.is_brief = matches!(effort.and_then(Node::text), Some("none" | "minimal"));
+        if self.purpose == Some(Purpose::Generate) {
+            self.asking = request;
+        }
     }
 
     /// Paths are short: at a host that is not known to be a model's, the request must look like one too.
@@ -339,6 +353,11 @@ impl Meter {
         if let Some(dialect) = self.dialect {
             dialect.message(node, &mut self.report);
         }
+        if self.is_final() && !self.always_estimates {
+            self.request_text.clear();
+            self.answer_text.clear();
+            self.asking = Node::Null;
+        }
     }
 
     /// The answer's shape has the last word about which API this is.
@@ -376,6 +395,11 @@ impl Meter {
     /// What the call of a tool costs at least, where a rule says so.
     pub fn least_tool_cost(&self) -> Option<Money> {
         self.tool.as_ref()?.rule.as_ref().map(Rule::least)
+    }
+
+    /// Wants an estimate beside what the provider reports, to hold the two against each other.
+    pub fn estimate_always(&mut self) {
+        self.always_estimates = true;
     }
 
     /// The connection was upgraded and carried what is not known.
@@ -429,9 +453,11 @@ impl Meter {
             return self.finish_tool(tool, end);
         }
         let (billing, basis, usage) = self.verdict(end);
+        let estimate = (self.always_estimates && self.shows_its_prompt()).then(|| self.estimate(Usage::default()));
         Metered {
             kind: Kind::Model,
             billing,
+            estimate,
             tool_cost: None,
             provider: self.provider.or(self.report.server).or_else(|| self.dialect.map(Dialect::name)),
             model_requested: self.asked.model,
@@ -465,6 +491,7 @@ impl Meter {
         Metered {
             kind: Kind::Tool(tool.name),
             billing,
+            estimate: None,
             tool_cost,
             provider: None,
             model_requested: None,
@@ -540,14 +567,32 @@ impl Meter {
     /// Where the provider said nothing, or less than what was seen, what was seen.
     fn estimate(&self, mut usage: Usage) -> Usage {
         let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default();
+        let is_embedding = self.purpose == Some(Purpose::Embed);
         if usage.input_total() == 0 {
-            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(model));
+            let tokens = if is_embedding {
+                self.request_text.plain_tokens(model)
+            } else {
+                self.request_text.prompt_tokens(model, &self.asking)
+            };
+            usage.set(Bucket::InputUncached, tokens);
         }
-        if self.purpose != Some(Purpose::Embed) {
-            let seen = self.answer_text.tokens(model);
-            usage.add(Bucket::OutputText, seen.saturating_sub(usage.output_total()));
+        if !is_embedding {
+            let seen = self.answer_text.answer_tokens(model);
+            if usage.output_total() == 0 && seen > 0 && !self.asked.is_brief {
+                usage.set(Bucket::Reasoning, reasoning_allowance(model, seen));
+                usage.set(Bucket::OutputText, seen);
+            } else {
+                usage.add(Bucket::OutputText, seen.saturating_sub(usage.output_total()));
+            }
         }
         usage
+    }
+
+    /// Whether the prompt is in the request; else it is what was said before, which the provider keeps.
+    fn shows_its_prompt(&self) -> bool {
+        let is_call = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed));
+        let kept = ["previous_response_id", "previous_interaction_id", "conversation", "cachedContent"];
+        is_call && !self.path.contains("/threads/") && !kept.iter().any(|name| self.asking.get(name).is_some())
     }
 }
 

@@ -131,17 +131,42 @@ impl Node {
     }
 }
 
-/// Sees the strings of a document on their way: the name of the nearest member around each, and its text in pieces without escapes.
-pub trait Observer {
-    /// A string value begins.
-    fn begin(&mut self, member: &str);
-    fn piece(&mut self, member: &str, text: &[u8]);
+/// Where a value stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The nearest member around it.
+    pub member: &'a str,
+    /// The member of the document in which it is.
+    pub top: &'a str,
+    /// It is within an object whose members are anybody's: arguments of a tool, its result, a schema.
+    pub is_free: bool,
 }
 
-impl Observer for () {
-    fn begin(&mut self, _: &str) {}
-    fn piece(&mut self, _: &str, _: &[u8]) {}
+/// Sees the strings of a document on their way: where each is, and its text in pieces without escapes.
+pub trait Observer {
+    /// A string value begins.
+    fn begin(&mut self, _place: Place<'_>) {}
+    fn piece(&mut self, _place: Place<'_>, _text: &[u8]) {}
+    /// It ended.
+    fn end(&mut self, _place: Place<'_>) {}
+    /// A number, `true`, `false` or `null`.
+    fn bare(&mut self, _place: Place<'_>, _text: &[u8]) {}
 }
+
+impl Observer for () {}
+
+/// Objects with these names, below the first level, have members of any name.
+const FREE: [&str; 9] = [
+    "input",
+    "args",
+    "arguments",
+    "response",
+    "parameters",
+    "input_schema",
+    "inputSchema",
+    "schema",
+    "properties",
+];
 
 /// Reads one document, or several that follow each other, of which the last one is kept.
 #[derive(Debug)]
@@ -169,6 +194,7 @@ struct Level {
     /// A name is expected, not a value.
     at_name: bool,
     is_reserved: bool,
+    is_free: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +269,7 @@ impl Skimmer {
                     self.take_text(is_name, plain, observer);
                     match after.split_first() {
                         Some((b'"', after)) => {
-                            self.end_string(is_name);
+                            self.end_string(is_name, observer);
                             bytes = after;
                         }
                         Some((_, after)) => {
@@ -259,6 +285,7 @@ impl Skimmer {
                 }
                 Token::Bare => {
                     if matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r') {
+                        observer.bare(self.place(), &self.text);
                         self.end_bare();
                     } else {
                         if self.text.len() < TEXT {
@@ -321,7 +348,7 @@ impl Skimmer {
                 self.text.clear();
                 self.token = Token::String { is_name, escape: Escape::None };
                 if !is_name {
-                    observer.begin(self.name());
+                    observer.begin(self.place());
                 }
             }
             _ => {
@@ -332,8 +359,8 @@ impl Skimmer {
         }
     }
 
-    fn name(&self) -> &str {
-        self.stack.last().map_or("", |level| &level.name)
+    fn place(&self) -> Place<'_> {
+        place(&self.stack)
     }
 
     fn take_text(&mut self, is_name: bool, text: &[u8], observer: &mut dyn Observer) {
@@ -344,7 +371,7 @@ impl Skimmer {
         let room = limit.saturating_sub(self.text.len());
         self.text.extend_from_slice(text.get(..text.len().min(room)).unwrap_or_default());
         if !is_name {
-            observer.piece(self.stack.last().map_or("", |level| &level.name), text);
+            observer.piece(place(&self.stack), text);
         }
     }
 
@@ -407,8 +434,11 @@ impl Skimmer {
         Escape::None
     }
 
-    fn end_string(&mut self, is_name: bool) {
+    fn end_string(&mut self, is_name: bool, observer: &mut dyn Observer) {
         self.token = Token::None;
+        if !is_name {
+            observer.end(self.place());
+        }
         if is_name {
             let name = lossy(&self.text);
             if let Some(level) = self.stack.last_mut() {
@@ -451,8 +481,11 @@ impl Skimmer {
         let is_reserved =
             parent.is_some_and(|level| level.is_reserved || (level.is_object && RESERVED.contains(&&*level.name)));
         let name = parent.map_or("".into(), |level| level.name.clone());
+        let is_free = parent.is_some_and(|level| {
+            level.is_free || (is_object && self.stack.len() > 1 && FREE.contains(&&*level.name))
+        });
         let node = keeps.then(|| if is_object { Node::Object(Vec::new()) } else { Node::Array(Vec::new()) });
-        self.stack.push(Level { node, name, is_object, at_name: is_object, is_reserved });
+        self.stack.push(Level { node, name, is_object, at_name: is_object, is_reserved, is_free });
     }
 
     fn end_level(&mut self) {
@@ -503,6 +536,15 @@ impl Skimmer {
     }
 }
 
+fn place(stack: &[Level]) -> Place<'_> {
+    let (first, last) = (stack.first(), stack.last());
+    Place {
+        member: last.map_or("", |level| &level.name),
+        top: first.map_or("", |level| &level.name),
+        is_free: last.is_some_and(|level| level.is_free),
+    }
+}
+
 fn lossy(text: &[u8]) -> Box<str> {
     // A string that was cut may end in the middle of a character.
     String::from_utf8_lossy(text).trim_end_matches(char::REPLACEMENT_CHARACTER).into()
@@ -512,7 +554,7 @@ fn lossy(text: &[u8]) -> Box<str> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DEPTH, ITEMS, NODES, Node, Observer, Skimmer, TEXT};
+    use super::{DEPTH, ITEMS, NODES, Node, Observer, Place, Skimmer, TEXT};
 
     fn read(text: &str) -> (Node, bool) {
         Skimmer::read(text.as_bytes(), &mut ())
@@ -535,10 +577,10 @@ mod tests {
     #[derive(Default)]
     struct Texts(Vec<(String, String)>);
     impl Observer for Texts {
-        fn begin(&mut self, member: &str) {
-            self.0.push((member.into(), String::new()));
+        fn begin(&mut self, place: Place<'_>) {
+            self.0.push((place.member.into(), String::new()));
         }
-        fn piece(&mut self, _: &str, text: &[u8]) {
+        fn piece(&mut self, _: Place<'_>, text: &[u8]) {
             if let Some((_, all)) = self.0.last_mut() {
                 all.push_str(&String::from_utf8_lossy(text));
             }
