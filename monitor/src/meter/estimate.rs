@@ -28,6 +28,8 @@ pub struct Text {
     calls: u64,
     media: Media,
     side: Side,
+    /// OpenAI's first way to call a function, which is framed by less.
+    is_old_call: bool,
 }
 
 /// Whose text it is.
@@ -39,7 +41,8 @@ pub enum Side {
 }
 
 /// Members of an answer that repeat the request.
-const ECHOES: [&str; 6] = ["instructions", "input", "tools", "chat_history", "metadata", "session"];
+const ECHOES: [&str; 8] =
+    ["instructions", "input", "tools", "chat_history", "metadata", "session", "trace", "amazon-bedrock-trace"];
 
 /// Text of which a bounded part is kept.
 #[derive(Debug, Default)]
@@ -55,7 +58,7 @@ const KEPT: usize = 256 * 1024;
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// Members whose strings are text that a model reads or writes. Others are identifiers, settings, or binary data.
-const TEXT_MEMBERS: [&str; 24] = [
+const TEXT_MEMBERS: [&str; 25] = [
     "content",
     "delta",
     "text",
@@ -79,6 +82,7 @@ const TEXT_MEMBERS: [&str; 24] = [
     "generated_text",
     "query",
     "name",
+    "tool_plan",
     "message",
 ];
 
@@ -130,7 +134,7 @@ impl Text {
         if is_json && let Some(kept) = self.kept(place) {
             kept.push(b"\"");
             kept.push(place.member.as_bytes());
-            kept.push(b"\":");
+            kept.push(b"\":\"");
         }
     }
 }
@@ -139,7 +143,8 @@ impl Observer for Text {
     fn begin(&mut self, place: Place<'_>) {
         self.messages += u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
         // Streams name a function once, however many pieces its arguments come in.
-        let is_call = place.member == "name" && !place.is_free && !TOOL_MEMBERS.contains(&place.top);
+        let is_echo = self.side == Side::Answer && ECHOES.contains(&place.top);
+        let is_call = place.member == "name" && !place.is_free && !is_echo && !TOOL_MEMBERS.contains(&place.top);
         self.calls += u64::from(is_call);
         self.media.begin(place);
         self.write_name(place);
@@ -147,6 +152,7 @@ impl Observer for Text {
 
     fn piece(&mut self, place: Place<'_>, text: &[u8]) {
         self.media.piece(text);
+        self.is_old_call |= place.member == "finish_reason" && text == b"function_call";
         if let Some(kept) = self.kept(place) {
             kept.push(text);
         }
@@ -154,10 +160,9 @@ impl Observer for Text {
 
     fn end(&mut self, place: Place<'_>) {
         self.media.end(place);
-        if place.is_free
-            && let Some(kept) = self.kept(place)
-        {
-            kept.push(b",");
+        let is_json = place.is_free || TOOL_MEMBERS.contains(&place.top);
+        if is_json && let Some(kept) = self.kept(place) {
+            kept.push(b"\",");
         }
     }
 
@@ -166,10 +171,19 @@ impl Observer for Text {
             self.write_name(place);
             if let Some(kept) = self.kept(place) {
                 kept.push(text);
+                kept.push(b",");
             }
         }
     }
 
+    fn level(&mut self, place: Place<'_>) {
+        if place.is_free {
+            self.write_name(place);
+            if let Some(kept) = self.kept(place) {
+                kept.push(b"{},");
+            }
+        }
+    }
 }
 
 impl Text {
@@ -213,6 +227,9 @@ impl Text {
         if self.calls > 0 {
             tokens += if self.calls == 1 { family.per_call - 1 } else { 12 + 9 * self.calls };
         }
+        if request.path(&["thinking", "type"]).and_then(Node::text) == Some("enabled") {
+            tokens += family.thinking;
+        }
         tokens.saturating_add(self.tools_tokens(&family, request))
     }
 
@@ -231,7 +248,7 @@ impl Text {
             }
             Tools::Json(prompt) if has_tools => self.tools.tokens(family).saturating_add(prompt),
             // The form of the answer.
-            _ => self.tools.tokens(family),
+            _ => self.tools.tokens(family).saturating_add(family.form),
         }
     }
 
@@ -243,6 +260,7 @@ impl Text {
         let family = Family::of(model);
         let calls = match self.calls {
             0 => 0,
+            1 if self.is_old_call => 4,
             1 => family.per_call,
             // Several at once are wrapped together.
             many => 9_u64.saturating_mul(many).saturating_add(9).max(family.per_call * many.min(64)),

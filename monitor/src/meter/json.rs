@@ -149,6 +149,8 @@ pub trait Observer {
     fn piece(&mut self, _place: Place<'_>, _text: &[u8]) {}
     /// It ended.
     fn end(&mut self, _place: Place<'_>) {}
+    /// An object or an array begins there.
+    fn level(&mut self, _place: Place<'_>) {}
     /// A number, `true`, `false` or `null`.
     fn bare(&mut self, _place: Place<'_>, _text: &[u8]) {}
 }
@@ -318,8 +320,10 @@ impl Skimmer {
     fn structure(&mut self, byte: u8, observer: &mut dyn Observer) {
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {}
-            b'{' => self.begin_level(true),
-            b'[' => self.begin_level(false),
+            b'{' | b'[' => {
+                observer.level(self.place());
+                self.begin_level(byte == b'{');
+            }
             b'}' | b']' => {
                 if self.deeper > 0 {
                     self.deeper -= 1;

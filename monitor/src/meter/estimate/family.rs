@@ -63,6 +63,9 @@ pub struct Family {
     pub per_answer: TokenCount,
     pub per_call: TokenCount,
     pub tools: Tools,
+    /// The prompt that comes with a form for the answer, and with leave to think.
+    pub form: TokenCount,
+    pub thinking: TokenCount,
     images: Images,
     /// It thinks before it answers, and does not show what.
     pub is_hidden_thinker: bool,
@@ -77,6 +80,8 @@ const OPENAI: Family = Family {
     per_answer: 0,
     per_call: 7,
     tools: Tools::Namespace,
+    form: 3,
+    thinking: 0,
     images: Images::Tiles { base: 85, tile: 170 },
     is_hidden_thinker: false,
 };
@@ -94,12 +99,14 @@ const OTHER: Family = Family {
 };
 
 const CLAUDE: Family = Family {
-    per_mille: 1170,
+    per_mille: 1150,
     per_message: 4,
     per_prompt: 4,
-    per_answer: 3,
+    per_answer: 2,
     per_call: 45,
     tools: Tools::Json(346),
+    form: 110,
+    thinking: 26,
     ..OTHER
 };
 
@@ -111,18 +118,52 @@ impl Family {
         if has(&["claude"]) {
             claude(&name)
         } else if has(&["gemini", "gemma"]) {
-            Self { per_mille: 1040, per_message: 0, per_prompt: 1, per_answer: 0, images: Images::Crops, ..OTHER }
+            Self {
+                per_mille: 1040,
+                per_message: 0,
+                per_prompt: 0,
+                per_answer: 0,
+                per_call: 1,
+                tools: Tools::Json(0),
+                images: Images::Crops,
+                ..OTHER
+            }
         } else if has(&["llama"]) {
-            Self { vocabulary: Vocabulary::Cl100k, per_mille: 1000, per_message: 5, per_prompt: 5, per_answer: 1, ..OTHER }
+            // Since 3.1 the form of its chat tells the date.
+            let is_dated = has(&["3.1", "3-1", "3.2", "3-2", "3.3", "3-3"]);
+            Self {
+                vocabulary: Vocabulary::Cl100k,
+                per_mille: 1000,
+                per_message: 5,
+                per_prompt: if is_dated { 31 } else { 1 },
+                per_answer: 1,
+                ..OTHER
+            }
         } else if has(&["nova"]) {
-            Self { per_mille: 1060, per_message: 1, per_prompt: 0, per_answer: 2, per_call: 100, ..OTHER }
+            Self {
+                per_mille: 1040,
+                per_message: 0,
+                per_prompt: 0,
+                per_answer: 0,
+                per_call: 50,
+                tools: Tools::Json(320),
+                ..OTHER
+            }
         } else if has(&["deepseek"]) {
             Self { vocabulary: Vocabulary::Cl100k, per_mille: 1010, per_message: 1, per_prompt: 2, ..OTHER }
         } else if has(&["titan"]) {
-            Self { vocabulary: Vocabulary::Cl100k, per_mille: 1000, per_message: 0, per_prompt: 0, per_answer: 0, ..OTHER }
+            Self { vocabulary: Vocabulary::Cl100k, per_mille: 1000, per_message: 3, per_prompt: 0, per_answer: 0, ..OTHER }
         } else if has(&["command", "cohere"]) {
             // Billed without what frames them.
-            Self { per_mille: 1020, per_message: 0, per_prompt: 0, ..OTHER }
+            Self {
+                per_mille: 1020,
+                per_message: 0,
+                per_prompt: 0,
+                per_answer: 0,
+                per_call: 10,
+                tools: Tools::Json(0),
+                ..OTHER
+            }
         } else if has(&["mistral", "mixtral", "codestral", "ministral", "magistral", "devstral", "pixtral"]) {
             Self { per_mille: 1080, per_message: 2, per_prompt: 2, ..OTHER }
         } else if has(&["gpt", "davinci", "babbage", "embedding-3", "embedding-ada", "chatgpt", "codex"]) || is_o_series(&name) {
@@ -145,7 +186,7 @@ impl Family {
             tokens += encoder.encode_ordinary(piece).len();
             rest = after;
         }
-        (tokens as u64).saturating_mul(self.per_mille).div_ceil(1000)
+        (tokens as u64).saturating_mul(self.per_mille).saturating_add(500) / 1000
     }
 
     pub fn media(&self, media: &Media) -> TokenCount {
