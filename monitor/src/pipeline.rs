@@ -97,7 +97,14 @@ const SAY_EVERY: usize = 2048;
 
 impl Pipeline {
     pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
-        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH, tools: Arc::default(), always_estimates: false };
+        let exchanges = Exchanges {
+            catalogue,
+            scheme,
+            open: VecDeque::new(),
+            at: Timestamp::UNIX_EPOCH,
+            tools: Arc::default(),
+            always_estimates: false,
+        };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
     }
 
@@ -184,10 +191,15 @@ impl wire::Sink for Steps<'_> {
     }
 }
 
+/// Receives the events of the calls on a WebSocket.
+type CallEvents<'a> = &'a mut dyn FnMut(CallNumber, Event<'_>);
+
 /// Requests that may become WebSockets (RFC 6455 §4.1, RFC 8441 §4).
 fn upgradable(head: &RequestHead) -> SocketHead {
     let may_be = matches!(&*head.method, "GET" | "CONNECT");
-    may_be.then(|| Box::new(RequestHead { target: head.target.clone(), host: head.host.clone(), ..RequestHead::default() }))
+    may_be.then(|| {
+        Box::new(RequestHead { target: head.target.clone(), host: head.host.clone(), ..RequestHead::default() })
+    })
 }
 
 /// Marks the calls on a WebSocket: their ids are made of that of the exchange that opened it and their ordinal on it.
@@ -200,11 +212,7 @@ fn on_socket(socket: ExchangeId, call: CallNumber) -> ExchangeId {
 
 impl Steps<'_> {
     /// Lets the WebSocket that an exchange became tell its calls.
-    fn with_socket(
-        &mut self,
-        exchange: ExchangeId,
-        work: &mut dyn FnMut(&mut Socket, &mut dyn FnMut(CallNumber, Event<'_>)),
-    ) {
+    fn with_socket(&mut self, exchange: ExchangeId, work: &mut dyn FnMut(&mut Socket, CallEvents<'_>)) {
         let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
         if open.socket.is_none()
             && let Some(head) = open.head.take()

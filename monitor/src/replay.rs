@@ -186,11 +186,7 @@ pub struct Options {
 ///
 /// # Errors
 /// When the file cannot be read, or `on_line` fails.
-pub fn replay_with(
-    path: &Path,
-    options: &Options,
-    on_line: &mut dyn FnMut(Line) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn replay_with(path: &Path, options: &Options, on_line: &mut dyn FnMut(Line) -> io::Result<()>) -> io::Result<()> {
     let catalogue = Catalogue::embedded();
     let mut charged = HashMap::new();
     let mut on_line = |lines: Vec<Line>| {
@@ -327,7 +323,9 @@ fn lines(id: &str, charges: Vec<Charge>) -> Vec<Line> {
     let is_socket = charges.len() > 1;
     let calls = charges.len().saturating_sub(usize::from(is_socket));
     let shown = charges.into_iter().take(calls).enumerate();
-    shown.map(|(index, charge)| line(if is_socket { format!("{id}#{}", index + 1) } else { id.to_owned() }, charge)).collect()
+    shown
+        .map(|(index, charge)| line(if is_socket { format!("{id}#{}", index + 1) } else { id.to_owned() }, charge))
+        .collect()
 }
 
 fn line(id: String, charge: Charge) -> Line {

@@ -52,13 +52,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(path) => Config::load(Some(path))?.tools(),
         None => Default::default(),
     };
-    let options = Options {
-        chunks: args.chunks,
-        at: args.at,
-        estimate: args.estimate,
-        once: args.once,
-        tools: tools.into(),
-    };
+    let options =
+        Options { chunks: args.chunks, at: args.at, estimate: args.estimate, once: args.once, tools: tools.into() };
     let mut print = |line: Line| {
         errors.add(&line);
         totals.add(&line);
@@ -92,9 +87,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn human(line: &Line) -> String {
     let cost = line.cost_usd.map_or("unpriced".to_owned(), |cost| format!("${cost}"));
     let repeats = line.repeats.as_ref().map(|first| format!("  (the answer of {first} again)")).unwrap_or_default();
-    let estimate = line.estimate.as_ref().map(|usage| {
-        format!("  (estimated: {} in, {} out)", usage.input_total(), usage.output_total())
-    });
+    let estimate = line
+        .estimate
+        .as_ref()
+        .map(|usage| format!("  (estimated: {} in, {} out)", usage.input_total(), usage.output_total()));
     let estimate = estimate.unwrap_or_default();
     let note = line.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default();
     format!(

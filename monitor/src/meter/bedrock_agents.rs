@@ -39,7 +39,9 @@ impl Dialect for BedrockAgents {
     }
 
     fn asks(&self, request: &Node) -> bool {
-        ["inputText", "sessionState", "inlineSessionState", "foundationModel"].iter().any(|name| request.get(name).is_some())
+        ["inputText", "sessionState", "inlineSessionState", "foundationModel"]
+            .iter()
+            .any(|name| request.get(name).is_some())
     }
 
     fn model_in_path<'a>(&self, _path: &'a str) -> Option<Cow<'a, str>> {

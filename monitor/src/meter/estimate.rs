@@ -141,7 +141,8 @@ impl Text {
 
 impl Observer for Text {
     fn begin(&mut self, place: Place<'_>) {
-        self.messages += u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
+        self.messages +=
+            u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
         // Streams name a function once, however many pieces its arguments come in.
         let is_echo = self.side == Side::Answer && ECHOES.contains(&place.top);
         let is_call = place.member == "name" && !place.is_free && !is_echo && !TOOL_MEMBERS.contains(&place.top);
@@ -248,12 +249,12 @@ impl Text {
             }
             Tools::Json(prompt) if has_tools => self.tools.tokens(family).saturating_add(prompt),
             // The form of the answer.
-            _ => self.tools.tokens(family).saturating_add(family.form),
+            _ => (self.tools.tokens(family) * family.form_percent / 100).saturating_add(family.form),
         }
     }
 
-    /// Tokens of an answer that was seen.
-    pub fn answer_tokens(&self, model: &str) -> TokenCount {
+    /// Tokens of an answer to this request that was seen.
+    pub fn answer_tokens(&self, model: &str, request: &Node) -> TokenCount {
         if self.is_empty() && self.calls == 0 {
             return 0;
         }
@@ -265,7 +266,9 @@ impl Text {
             // Several at once are wrapped together.
             many => 9_u64.saturating_mul(many).saturating_add(9).max(family.per_call * many.min(64)),
         };
-        self.main.tokens(&family) + family.per_answer + calls
+        // Responses (whose requests have an `input`) frame an answer otherwise than chats.
+        let framing = if request.get("input").is_some() { family.per_response } else { family.per_answer };
+        self.main.tokens(&family) + framing + calls
     }
 }
 
@@ -315,13 +318,18 @@ mod tests {
     fn text_without_spaces_does_not_take_for_ever() {
         let mut text = Text::default();
         text.piece(CONTENT, "a".repeat(KEPT).as_bytes());
-        assert!(text.answer_tokens("gpt-4o") > 1000);
+        assert!(text.answer_tokens("gpt-4o", &Node::Null) > 1000);
     }
 
     #[test]
     fn arguments_and_results_of_any_name_are_text() {
-        let body = |input: &str| format!(r#"{{"messages": [{{"role": "assistant", "content": [{{"type": "tool_use", "input": {input}}}]}}]}}"#);
-        let with = prompt("claude-sonnet-4-5", &body(r#"{"city": "Paris in the spring of the year", "days": 12345678}"#));
+        let body = |input: &str| {
+            format!(
+                r#"{{"messages": [{{"role": "assistant", "content": [{{"type": "tool_use", "input": {input}}}]}}]}}"#
+            )
+        };
+        let with =
+            prompt("claude-sonnet-4-5", &body(r#"{"city": "Paris in the spring of the year", "days": 12345678}"#));
         assert!(with >= prompt("claude-sonnet-4-5", &body("{}")) + 15, "{with}");
     }
 
@@ -331,7 +339,10 @@ mod tests {
         let image = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}}]}]}"#;
         assert_eq!(prompt("gpt-4o", image), plain + 85);
         let tools = r#"{"messages": [{"role": "user", "content": "hi"}], "tools": [{"name": "f", "description": "Does it", "input_schema": {"type": "object"}}]}"#;
-        assert!(prompt("claude-sonnet-4-5", tools) > prompt("claude-sonnet-4-5", r#"{"messages": [{"role": "user", "content": "hi"}]}"#) + 346);
+        assert!(
+            prompt("claude-sonnet-4-5", tools)
+                > prompt("claude-sonnet-4-5", r#"{"messages": [{"role": "user", "content": "hi"}]}"#) + 346
+        );
     }
 
     #[test]

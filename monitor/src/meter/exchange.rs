@@ -153,10 +153,8 @@ fn model_in_path(of_request: Option<(&dyn Dialect, Purpose)>, path: &str) -> Opt
 
 /// Without a port.
 fn host_name(host: &str) -> &str {
-    host.rsplit_once(':').map_or(
-        host,
-        |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host },
-    )
+    host.rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host })
 }
 
 fn is_error(node: &Node) -> bool {
@@ -284,7 +282,9 @@ impl Meter {
     /// Paths are short: at a host that is not known to be a model's, the request must look like one too.
     fn confirm_purpose(&mut self, request: &Node, is_whole: bool) {
         let may_cost = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed | Purpose::Other));
-        let Some(dialect) = self.dialect.filter(|_| may_cost && (self.has_request || self.has_form) && self.provider.is_none()) else {
+        let Some(dialect) =
+            self.dialect.filter(|_| may_cost && (self.has_request || self.has_form) && self.provider.is_none())
+        else {
             return;
         };
         // What was cut short may have said so later.
@@ -427,7 +427,6 @@ impl Meter {
         self.request_ended = was_sent_whole;
         if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
             && !self.is_stream
-           
             && self.is_interesting()
         {
             let (node, is_whole) = skimmer.finish();
@@ -577,7 +576,7 @@ impl Meter {
             usage.set(Bucket::InputUncached, tokens);
         }
         if !is_embedding {
-            let seen = self.answer_text.answer_tokens(model);
+            let seen = self.answer_text.answer_tokens(model, &self.asking);
             if usage.output_total() == 0 && seen > 0 && !self.asked.is_brief {
                 usage.set(Bucket::Reasoning, reasoning_allowance(model, seen));
                 usage.set(Bucket::OutputText, seen);

@@ -158,17 +158,8 @@ pub trait Observer {
 impl Observer for () {}
 
 /// Objects with these names, below the first level, have members of any name.
-const FREE: [&str; 9] = [
-    "input",
-    "args",
-    "arguments",
-    "response",
-    "parameters",
-    "input_schema",
-    "inputSchema",
-    "schema",
-    "properties",
-];
+const FREE: [&str; 9] =
+    ["input", "args", "arguments", "response", "parameters", "input_schema", "inputSchema", "schema", "properties"];
 
 /// Reads one document, or several that follow each other, of which the last one is kept.
 #[derive(Debug)]
@@ -485,9 +476,8 @@ impl Skimmer {
         let is_reserved =
             parent.is_some_and(|level| level.is_reserved || (level.is_object && RESERVED.contains(&&*level.name)));
         let name = parent.map_or("".into(), |level| level.name.clone());
-        let is_free = parent.is_some_and(|level| {
-            level.is_free || (is_object && self.stack.len() > 1 && FREE.contains(&&*level.name))
-        });
+        let is_free = parent
+            .is_some_and(|level| level.is_free || (is_object && self.stack.len() > 1 && FREE.contains(&&*level.name)));
         let node = keeps.then(|| if is_object { Node::Object(Vec::new()) } else { Node::Array(Vec::new()) });
         self.stack.push(Level { node, name, is_object, at_name: is_object, is_reserved, is_free });
     }

@@ -24,8 +24,8 @@ mod socket;
 pub mod tool;
 mod usage;
 
-pub use estimate::load_vocabularies;
 pub use dialect::Part;
+pub use estimate::load_vocabularies;
 pub use exchange::{Billing, Kind, Meter, Metered};
 pub use socket::{CallNumber, Socket};
 pub use usage::{Basis, Bucket, TokenCount, Unit, Units, Usage};

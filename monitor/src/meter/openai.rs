@@ -27,15 +27,8 @@ use crate::price::Money;
 pub struct OpenAi;
 
 /// What a provider's usage has that OpenAI's does not: found by its members, at any host. Adding one takes a file and a line here.
-const ACCENTS: [fn(&Node, &mut Counted); 7] = [
-    databricks::read,
-    deepseek::read,
-    mistral::read,
-    openrouter::read,
-    perplexity::read,
-    together::read,
-    xai::read,
-];
+const ACCENTS: [fn(&Node, &mut Counted); 7] =
+    [databricks::read, deepseek::read, mistral::read, openrouter::read, perplexity::read, together::read, xai::read];
 
 /// Counts on their way into buckets.
 #[derive(Debug, Default)]
@@ -129,7 +122,8 @@ impl Dialect for OpenAi {
         if let Some(response) = message.get("response") {
             self.document(response, report);
             let kind = message.get("type").and_then(Node::text).unwrap_or_default();
-            report.is_final = matches!(kind, "response.completed" | "response.incomplete" | "response.failed" | "response.done");
+            report.is_final =
+                matches!(kind, "response.completed" | "response.incomplete" | "response.failed" | "response.done");
             return;
         }
         // Assistants: the run itself; its steps and messages repeat parts of it.
@@ -156,7 +150,10 @@ impl Dialect for OpenAi {
 
     fn has_text(&self, event: Option<&str>) -> bool {
         // Responses name their events, and repeat the text in those that end an item.
-        event.is_none_or(|event| event.ends_with(".delta") && !event.ends_with("audio.delta"))
+        event.is_none_or(|event| {
+            // Summaries of reasoning are not what the model was paid for.
+            event.ends_with(".delta") && !event.ends_with("audio.delta") && !event.contains("reasoning_summary")
+        })
     }
 }
 
@@ -164,9 +161,9 @@ fn post(path: &str) -> Option<Purpose> {
     let ends_with = |suffixes: &[&str]| suffixes.iter().any(|suffix| path.ends_with(suffix));
     if ends_with(&["/responses/input_tokens"]) {
         Some(Purpose::Free)
-    } else if cloudflare::model_in_path(path).is_some() {
-        Some(Purpose::Generate)
-    } else if ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"]) {
+    } else if cloudflare::model_in_path(path).is_some()
+        || ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"])
+    {
         Some(Purpose::Generate)
     } else if ends_with(&["/embeddings", "/multimodalembeddings", "/contextualizedembeddings", "/rerank"]) {
         Some(Purpose::Embed)

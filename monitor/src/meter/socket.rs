@@ -125,8 +125,12 @@ impl Socket {
         }
         self.count += 1;
         let number = self.count;
-        let head =
-            RequestHead { method: "POST".into(), target: target.into(), host: self.host.clone(), ..RequestHead::default() };
+        let head = RequestHead {
+            method: "POST".into(),
+            target: target.into(),
+            host: self.host.clone(),
+            ..RequestHead::default()
+        };
         out(number, Event::Request(&head));
         if !body.is_empty() {
             out(number, Event::RequestBody(body));
@@ -177,7 +181,8 @@ impl Socket {
             call.id = Some(id.into());
         }
         self.tell(index, kind, message, out);
-        let ends = ["response.completed", "response.incomplete", "response.failed", "response.done", "response.cancelled"];
+        let ends =
+            ["response.completed", "response.incomplete", "response.failed", "response.done", "response.cancelled"];
         if ends.contains(&kind) {
             self.end(index, out);
         }

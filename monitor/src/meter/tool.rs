@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_fits_holds() {
-        let rules = Rules::new(vec![Rule { mcp_tool: Some("get_*".into()), name: "mcp".into(), ..rule() }, rule()]).expect("rules");
+        let rules = Rules::new(vec![Rule { mcp_tool: Some("get_*".into()), name: "mcp".into(), ..rule() }, rule()])
+            .expect("rules");
         let name = |rule: Option<&Rule>| rule.map(|rule| rule.name.to_string());
         assert_eq!(name(rules.of_request("GET", "google.serper.dev", "/search")), Some("search".into()));
         assert_eq!(name(rules.of_mcp("google.serper.dev", "/search", "get_page")), Some("mcp".into()));

@@ -39,9 +39,7 @@ impl Errors {
 
 impl Sample {
     fn add(&mut self, estimate: u64, reported: u64) {
-        if reported > 0 {
-            self.0.push(estimate.abs_diff(reported).saturating_mul(1000) / reported);
-        }
+        self.0.extend(estimate.abs_diff(reported).saturating_mul(1000).checked_div(reported));
     }
 
     pub fn len(&self) -> usize {
@@ -73,6 +71,8 @@ impl fmt::Display for Errors {
             }
             writeln!(f)?;
         }
-        f.write_str("Reasoning that is not shown is left out: nobody can count it, and estimates have an allowance for it.")
+        f.write_str(
+            "Reasoning that is not shown is left out: nobody can count it, and estimates have an allowance for it.",
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! Families of models: whose tokens, and what is counted beside the text.
 //!
 //! OpenAI publishes its vocabularies and the form of its chat ("How to count tokens with tiktoken"). What others count is told by factors
-//! that were fitted to recorded exchanges of which one half was set aside for the check (`tests/estimate.rs`), and by their documentation
+//! that were fitted to recorded exchanges (`tests/estimate.rs` shows what is reached, on a half of them), and by their documentation
 //! ("Pricing: tool use", "Vision", "Understanding and counting tokens").
 
 use std::sync::LazyLock;
@@ -61,10 +61,13 @@ pub struct Family {
     pub per_prompt: TokenCount,
     /// Beside the text of an answer, and around each call of a tool in it.
     pub per_answer: TokenCount,
+    pub per_response: TokenCount,
     pub per_call: TokenCount,
     pub tools: Tools,
     /// The prompt that comes with a form for the answer, and with leave to think.
     pub form: TokenCount,
+    /// What is told of a form, in hundredths of its JSON.
+    pub form_percent: u64,
     pub thinking: TokenCount,
     images: Images,
     /// It thinks before it answers, and does not show what.
@@ -78,9 +81,11 @@ const OPENAI: Family = Family {
     per_message: 4,
     per_prompt: 3,
     per_answer: 0,
+    per_response: 1,
     per_call: 7,
     tools: Tools::Namespace,
     form: 3,
+    form_percent: 80,
     thinking: 0,
     images: Images::Tiles { base: 85, tile: 170 },
     is_hidden_thinker: false,
@@ -106,6 +111,7 @@ const CLAUDE: Family = Family {
     per_call: 45,
     tools: Tools::Json(346),
     form: 110,
+    form_percent: 100,
     thinking: 26,
     ..OTHER
 };
@@ -152,7 +158,14 @@ impl Family {
         } else if has(&["deepseek"]) {
             Self { vocabulary: Vocabulary::Cl100k, per_mille: 1010, per_message: 1, per_prompt: 2, ..OTHER }
         } else if has(&["titan"]) {
-            Self { vocabulary: Vocabulary::Cl100k, per_mille: 1000, per_message: 3, per_prompt: 0, per_answer: 0, ..OTHER }
+            Self {
+                vocabulary: Vocabulary::Cl100k,
+                per_mille: 1000,
+                per_message: 3,
+                per_prompt: 0,
+                per_answer: 0,
+                ..OTHER
+            }
         } else if has(&["command", "cohere"]) {
             // Billed without what frames them.
             Self {
@@ -166,7 +179,9 @@ impl Family {
             }
         } else if has(&["mistral", "mixtral", "codestral", "ministral", "magistral", "devstral", "pixtral"]) {
             Self { per_mille: 1080, per_message: 2, per_prompt: 2, ..OTHER }
-        } else if has(&["gpt", "davinci", "babbage", "embedding-3", "embedding-ada", "chatgpt", "codex"]) || is_o_series(&name) {
+        } else if has(&["gpt", "davinci", "babbage", "embedding-3", "embedding-ada", "chatgpt", "codex"])
+            || is_o_series(&name)
+        {
             openai(&name)
         } else {
             OTHER
@@ -232,7 +247,9 @@ fn fit(width: u64, height: u64, side: u64, most: u64) -> (u64, u64) {
 
 fn is_o_series(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap_or(name);
-    ["o1", "o3", "o4"].iter().any(|begin| name.strip_prefix(begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
+    ["o1", "o3", "o4"]
+        .iter()
+        .any(|begin| name.strip_prefix(begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
 }
 
 fn openai(name: &str) -> Family {
@@ -261,6 +278,7 @@ fn openai(name: &str) -> Family {
         per_prompt: if thinks { 2 } else { OPENAI.per_prompt },
         // Its channels are counted with the answer.
         per_answer: if thinks { 9 } else { 0 },
+        per_response: if thinks { 6 } else { 1 },
         is_hidden_thinker: thinks,
         ..OPENAI
     }

@@ -85,11 +85,7 @@ impl Media {
         if text.starts_with(b"http") {
             return matches!(place.member, "url" | "image_url").then_some(Found::Image(None));
         }
-        let data = if text.starts_with(b"data:") {
-            text.get(memchr::memchr(b',', text)? + 1..)?
-        } else {
-            text
-        };
+        let data = if text.starts_with(b"data:") { text.get(memchr::memchr(b',', text)? + 1..)? } else { text };
         let whole = data.get(..data.len() / 4 * 4)?;
         let bytes = base64::engine::general_purpose::STANDARD.decode(whole).ok()?;
         of_bytes(&bytes)
@@ -115,7 +111,8 @@ fn of_bytes(bytes: &[u8]) -> Option<Found> {
     if bytes.starts_with(b"%PDF") {
         return Some(Found::Document);
     }
-    let is_sound = [&b"RIFF"[..], b"ID3", b"OggS", b"fLaC", b"\xff\xfb", b"\xff\xf3"].iter().any(|begin| bytes.starts_with(begin));
+    let is_sound =
+        [&b"RIFF"[..], b"ID3", b"OggS", b"fLaC", b"\xff\xfb", b"\xff\xf3"].iter().any(|begin| bytes.starts_with(begin));
     is_sound.then_some(Found::Sound)
 }
 
@@ -150,7 +147,8 @@ mod tests {
 
     #[test]
     fn the_head_of_an_image_tells_its_size() {
-        let png = [&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], &640_u32.to_be_bytes(), &480_u32.to_be_bytes(), &[0; 100]].concat();
+        let png =
+            [&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..], &640_u32.to_be_bytes(), &480_u32.to_be_bytes(), &[0; 100]].concat();
         let jpeg = [&b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08\x01\xe0\x02\x80"[..], &[0; 40]].concat();
         for bytes in [png, jpeg] {
             let text = base64::engine::general_purpose::STANDARD.encode(bytes);
@@ -173,7 +171,9 @@ mod tests {
 
     #[test]
     fn hostile_heads_do_no_harm() {
-        for bytes in [&b"\xff\xd8\xff"[..], b"\xff\xd8\xff\xe0\xff\xff", b"\x89PNG\r\n\x1a\n\0", b"RIFF1234WEBPVP8 ", b"GIF8"] {
+        for bytes in
+            [&b"\xff\xd8\xff"[..], b"\xff\xd8\xff\xe0\xff\xff", b"\x89PNG\r\n\x1a\n\0", b"RIFF1234WEBPVP8 ", b"GIF8"]
+        {
             let text = base64::engine::general_purpose::STANDARD.encode(bytes);
             let _ = seen("data", &text);
         }

@@ -10,7 +10,8 @@ use super::super::json::Node;
 pub fn functions(request: &Node) -> Vec<&Node> {
     let tools = request.get("tools").map(Node::items).unwrap_or_default();
     // Responses have the function's members in the tool itself.
-    let of_tools = tools.iter().map(|tool| tool.get("function").unwrap_or(tool)).filter(|tool| tool.get("name").is_some());
+    let of_tools =
+        tools.iter().map(|tool| tool.get("function").unwrap_or(tool)).filter(|tool| tool.get("name").is_some());
     of_tools.chain(request.get("functions").map(Node::items).unwrap_or_default()).collect()
 }
 
@@ -21,7 +22,8 @@ pub fn namespace(functions: &[&Node]) -> String {
         comment(&mut text, function);
         let name = function.get("name").and_then(Node::text).unwrap_or_default();
         let parameters = function.get("parameters");
-        let has_any = parameters.and_then(|schema| schema.get("properties")).is_some_and(|all| all.members().next().is_some());
+        let has_any =
+            parameters.and_then(|schema| schema.get("properties")).is_some_and(|all| all.members().next().is_some());
         // Writing to a string cannot fail.
         let _ = match parameters.filter(|_| has_any) {
             None => write!(text, "type {name} = () => any;\n\n"),

@@ -106,8 +106,10 @@ fn mistral_counts_seconds_and_pages() {
     assert_eq!(metered["usage"], json!({"cache_read": 4, "input_uncached": 6, "output_text": 5}));
     let none = json!({"prompt_tokens": 10, "completion_tokens": 5, "prompt_audio_seconds": {}});
     assert_eq!(chat("api.mistral.ai", &none)["units"], json!({}));
-    let request = json!({"model": "mistral-ocr-latest", "document": {"type": "document_url", "document_url": "https://x"}});
-    let answer = json!({"pages": [], "model": "mistral-ocr-2505", "usage_info": {"pages_processed": 3, "doc_size_bytes": 9}});
+    let request =
+        json!({"model": "mistral-ocr-latest", "document": {"type": "document_url", "document_url": "https://x"}});
+    let answer =
+        json!({"pages": [], "model": "mistral-ocr-2505", "usage_info": {"pages_processed": 3, "doc_size_bytes": 9}});
     let read = exchange("api.mistral.ai", "/v1/ocr", &request, JSON, &answer.to_string());
     assert_eq!((&read["units"], &read["basis"]), (&json!({"document_pages": 3}), &json!("measured")));
 }
@@ -126,7 +128,8 @@ fn vllm_is_known_by_its_choices_where_the_host_tells_nothing() {
     let answer = json!({"id": "c", "object": "chat.completion", "model": "m", "choices": [{"index": 0, "finish_reason": "stop", "stop_reason": null}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2}});
     let request = json!({"model": "m", "messages": []});
-    let at = |host: &str| exchange(host, "/v1/chat/completions", &request, JSON, &answer.to_string())["provider"].clone();
+    let at =
+        |host: &str| exchange(host, "/v1/chat/completions", &request, JSON, &answer.to_string())["provider"].clone();
     assert_eq!((at("localhost:8000"), at("api.openai.com")), (json!("vllm"), json!("openai")));
 }
 
@@ -274,8 +277,12 @@ fn what_another_model_did_is_told_apart() {
         let answer = json!({"id": "m", "type": "message", "model": "claude-opus-4-6", "usage": usage});
         exchange("api.anthropic.com", "/v1/messages", &ask_anthropic(), JSON, &answer.to_string())
     };
-    let told = answer(json!({"type": "advisor_message", "model": "claude-opus-4-6", "input_tokens": 100, "output_tokens": 7}));
-    assert_eq!((&told["basis"], &told["usage"]), (&json!("measured"), &json!({"input_uncached": 110, "output_text": 12})));
+    let told =
+        answer(json!({"type": "advisor_message", "model": "claude-opus-4-6", "input_tokens": 100, "output_tokens": 7}));
+    assert_eq!(
+        (&told["basis"], &told["usage"]),
+        (&json!("measured"), &json!({"input_uncached": 110, "output_text": 12}))
+    );
     let untold = answer(json!({"type": "advisor_message", "model": "x"}));
     assert_eq!((&untold["basis"], &untold["usage"]["input_uncached"]), (&json!("floor"), &json!(10)));
 }

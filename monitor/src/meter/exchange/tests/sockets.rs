@@ -123,8 +123,12 @@ fn realtime_answers_are_calls_also_when_nobody_asked_by_a_message() {
     let done = calls(
         "/v1/realtime?model=gpt-realtime",
         &[
-            ask(json!({"type": "session.update", "session": {"audio": {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}}}}})),
-            tell(json!({"type": "conversation.item.input_audio_transcription.completed", "transcript": "hello", "usage": heard})),
+            ask(
+                json!({"type": "session.update", "session": {"audio": {"input": {"transcription": {"model": "gpt-4o-mini-transcribe"}}}}}),
+            ),
+            tell(
+                json!({"type": "conversation.item.input_audio_transcription.completed", "transcript": "hello", "usage": heard}),
+            ),
             begun("resp_a"),
             tell(json!({"type": "response.output_audio.delta", "response_id": "resp_a", "delta": "AAAA"})),
             ask(json!({"type": "response.create", "response": {"conversation": "none"}})),
