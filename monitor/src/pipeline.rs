@@ -178,6 +178,10 @@ impl wire::Sink for Steps<'_> {
                     if open.socket.as_ref().is_some_and(|socket| socket.is_unread()) {
                         open.meter.set_unread();
                     }
+                    if self.exchanges.open.is_empty() {
+                        // An idle connection holds next to nothing.
+                        self.exchanges.open = VecDeque::new();
+                    }
                     let charge = Box::new(self.exchanges.charge(open, end));
                     (self.out)(Step::Finished { exchange, charge });
                 }

@@ -1,6 +1,8 @@
 //! `cargo xtask`: the one entry for setting up, building, running and testing.
 
+mod bench;
 mod command;
+mod fuzz;
 mod prices;
 mod run;
 mod setup;
@@ -25,6 +27,10 @@ enum Xtask {
     Run(run::Args),
     /// Run every check and test
     Test(test::Args),
+    /// Try every parser on bytes that nobody would send
+    Fuzz(fuzz::Args),
+    /// Measure how fast the pure rooms are
+    Bench(bench::Args),
     /// Make the embedded price book from the newest genai-prices package (for maintainers)
     Prices(prices::Args),
 }
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
         Xtask::Setup => setup::run().map(done),
         Xtask::Run(args) => run::run(&args),
         Xtask::Test(args) => test::run(&args).map(done),
+        Xtask::Fuzz(args) => fuzz::run(&args).map(done),
+        Xtask::Bench(args) => bench::run(&args).map(done),
         Xtask::Prices(args) => prices::run(&args).map(done),
     };
     result.unwrap_or_else(|error| {

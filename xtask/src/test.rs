@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cargo, command, setup};
+use crate::{cargo, command, fuzz, setup};
 
 /// Arguments for the test runner, after `--`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,12 @@ pub fn run(args: &Args) -> Result<()> {
     // There are no examples in the documentation; without them the last result is one that says something.
     tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     tests.args(args.filter.as_deref());
-    run_tests(&mut tests)
+    run_tests(&mut tests)?;
+    if args.filter.is_none() {
+        println!("== fuzzing, briefly");
+        fuzz::run(&fuzz::Args::brief())?;
+    }
+    Ok(())
 }
 
 fn step(what: &str, command: &mut Command) -> Result<()> {

@@ -22,6 +22,8 @@ pub struct Socket {
     count: CallNumber,
     /// The server has said something.
     has_answers: bool,
+    /// Messages were lost while no call was open: there may have been calls in them.
+    may_have_lost_calls: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,8 @@ struct Call {
     number: CallNumber,
     id: Option<Box<str>>,
     has_head: bool,
+    /// Messages were lost while it was open.
+    lost: u64,
 }
 
 /// Calls that can be open at once; of more, the oldest is given up.
@@ -67,16 +71,22 @@ impl Socket {
             open: Vec::new(),
             count: 0,
             has_answers: false,
+            may_have_lost_calls: false,
         }
     }
 
-    /// The server talks, and none of it was a call that is known.
+    /// The server talks, and none of it was a call that is known; or what it said when no call was open is lost.
     pub fn is_unread(&self) -> bool {
-        self.has_answers && self.count == 0
+        (self.has_answers && self.count == 0) || self.may_have_lost_calls
     }
 
     /// Takes the next message.
     pub fn message(&mut self, direction: Direction, message: &Message<'_>, out: Out<'_>) {
+        if message.data.is_empty() && message.truncated {
+            self.open.iter_mut().for_each(|call| call.lost += 1);
+            self.may_have_lost_calls |= self.open.is_empty();
+            return;
+        }
         let (node, _) = Skimmer::read(message.data, &mut ());
         let kind = node.get("type").and_then(Node::text).unwrap_or_default();
         match (direction, self.kind) {
@@ -94,7 +104,7 @@ impl Socket {
     /// The connection ended: what was in flight is cut short.
     pub fn close(&mut self, end: End, out: Out<'_>) {
         for call in std::mem::take(&mut self.open) {
-            out(call.number, Event::End(End { how: Ending::Truncated, lost: end.lost }));
+            out(call.number, Event::End(End { how: Ending::Truncated, lost: end.lost.max(call.lost) }));
         }
     }
 
@@ -139,7 +149,7 @@ impl Socket {
             out(number, Event::RequestField(Field { name: "model", value: model.as_bytes(), is_file: false }));
         }
         out(number, Event::RequestEnd);
-        self.open.push(Call { number, id: None, has_head: false });
+        self.open.push(Call { number, id: None, has_head: false, lost: 0 });
     }
 
     fn answer(&mut self, kind: &str, node: &Node, message: &Message<'_>, out: Out<'_>) {
@@ -199,7 +209,7 @@ impl Socket {
     fn end(&mut self, index: usize, out: Out<'_>) {
         if index < self.open.len() {
             let call = self.open.remove(index);
-            out(call.number, Event::End(End { how: Ending::Complete, lost: 0 }));
+            out(call.number, Event::End(End { how: Ending::Complete, lost: call.lost }));
         }
     }
 

@@ -95,7 +95,7 @@ impl Body {
             | "application/x-jsonlines"
             | "application/jsonlines"
             | "application/stream+json" => Format::Lines(Tail::default()),
-            "" | "text/plain" | "application/octet-stream" => Format::Unsniffed,
+            "" | "text/plain" | "application/octet-stream" | "application/json" => Format::Unsniffed,
             _ => Format::Document,
         };
         Self::new(framing, headers, format)
@@ -107,16 +107,19 @@ impl Body {
             Framing::Chunked => Progress::Chunked(Chunked::new()),
             Framing::Close | Framing::Tunnel => Progress::Close,
         };
-        Self { framing, decoder: Decoder::new(headers.all("content-encoding")), format, has_begun: false, lost: 0 }
+        // Transfer codings lie above content codings (RFC 9112 §6.1).
+        let codings = headers.all("content-encoding").chain(headers.all("transfer-encoding"));
+        Self { framing, decoder: Decoder::new(codings), format, has_begun: false, lost: 0 }
     }
 
-    /// Whether its coding may take megabytes to undo.
-    pub fn has_window(&self) -> bool {
-        self.decoder.has_window()
+    /// Bytes that undoing its coding takes, where these may be many.
+    pub fn window(&self) -> usize {
+        self.decoder.window()
     }
 
-    /// Leaves it undecoded.
+    /// Leaves the rest of it undecoded.
     pub fn give_up(&mut self) {
+        self.lost = self.lost.saturating_add(1);
         self.decoder.give_up();
     }
 
@@ -206,11 +209,13 @@ struct Misread;
 
 impl Format {
     fn push(&mut self, bytes: &[u8], limits: &Limits, out: &mut dyn FnMut(Piece<'_>)) -> Result<(), Misread> {
+        let mut bytes = bytes;
         if let Self::Unsniffed = self {
             let Some(begin) = bytes.iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(()) };
-            // Fields of an event stream begin with `data`, `event`, `id`, or a colon; JSON does not.
-            *self = match bytes.get(begin) {
-                Some(b'd' | b'e' | b'i' | b':') => Self::Sse(Events::default()),
+            bytes = bytes.get(begin..).unwrap_or_default();
+            // Fields of an event stream begin with `data`, `event`, `id`, `retry`, or a colon; JSON does not.
+            *self = match bytes.first() {
+                Some(b'd' | b'e' | b'i' | b'r' | b':') => Self::Sse(Events::default()),
                 _ => Self::Document,
             };
         }
@@ -219,11 +224,12 @@ impl Format {
             Self::Sse(events) => events.push(bytes, limits.message, |message| out(Piece::Message(message))),
             Self::Lines(tail) => push_lines(tail, bytes, limits.message, out),
             Self::Frames(frames) => {
-                return frames
-                    .push(bytes, limits.message, |message| out(Piece::Message(message)))
-                    .map_err(|_| Misread);
+                return frames.push(bytes, limits.message, |message| out(Piece::Message(message))).map_err(|_| Misread);
             }
-            Self::Form(form) => form.push(bytes, limits.message, &mut |field| out(Piece::Field(field))),
+            Self::Form(form) => {
+                let result = form.push(bytes, limits.message, &mut |field| out(Piece::Field(field)));
+                return result.map_err(|_| Misread);
+            }
             Self::Unsniffed | Self::Torn => {}
         }
         Ok(())
@@ -234,6 +240,7 @@ impl Format {
         match self {
             Self::Sse(events) => events.lose(),
             Self::Lines(tail) => tail.lose(),
+            Self::Frames(frames) => frames.lose(),
             Self::Torn => {}
             _ => *self = Self::Torn,
         }

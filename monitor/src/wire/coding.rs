@@ -2,11 +2,9 @@
 
 use std::io::Write as _;
 
-use brotli_decompressor::{
-    BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc,
-};
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use zstd::stream::raw::{self as zstd_raw, DParameter, InBuffer, Operation as _, OutBuffer};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 /// Undoes the content codings of one body, the last one first.
 ///
@@ -35,7 +33,7 @@ struct Brotli {
 }
 
 struct Zstd {
-    decoder: zstd_raw::Decoder<'static>,
+    decoder: DCtx<'static>,
     /// Between two frames, where the body may end.
     is_between: bool,
 }
@@ -53,12 +51,14 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 pub struct InvalidCoding;
 
 impl Decoder {
-    /// For the values of the `Content-Encoding` fields, in order.
+    /// For the values of the `Content-Encoding` fields, and then of the `Transfer-Encoding` fields, in order.
     pub fn new<'a>(codings: impl Iterator<Item = &'a str>) -> Self {
         let mut decoder = Self { stages: Vec::new(), is_broken: false };
         for coding in codings.flat_map(|value| value.split(',')) {
             let coding = coding.trim();
-            if coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
+            // Chunks are taken apart by whoever finds the end of the body.
+            let is_other = ["", "identity", "chunked"].iter().any(|other| coding.eq_ignore_ascii_case(other));
+            if is_other {
                 continue;
             }
             match Stage::new(&coding.to_ascii_lowercase()) {
@@ -73,9 +73,9 @@ impl Decoder {
         self.stages.is_empty() && !self.is_broken
     }
 
-    /// Whether it may take megabytes.
-    pub fn has_window(&self) -> bool {
-        self.stages.iter().any(|stage| matches!(stage, Stage::Brotli(_) | Stage::Zstd(_)))
+    /// Bytes of the windows that it has by now, of the codings that have large ones.
+    pub fn window(&self) -> usize {
+        self.stages.iter().map(Stage::window).sum()
     }
 
     /// Bytes are missing: what follows cannot be decoded.
@@ -143,6 +143,14 @@ impl Stage {
             "zstd" => Self::Zstd(Box::new(Zstd::new()?)),
             _ => return None,
         })
+    }
+
+    fn window(&self) -> usize {
+        match self {
+            Self::Brotli(brotli) => usize::try_from(brotli.state.ringbuffer_size).unwrap_or(0),
+            Self::Zstd(zstd) => zstd.decoder.sizeof(),
+            Self::Gzip(_) | Self::Deflate | Self::Zlib(_) | Self::RawDeflate(_) => 0,
+        }
     }
 
     fn step(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), InvalidCoding> {
@@ -216,7 +224,14 @@ impl Brotli {
         while !self.is_over {
             let (mut room, mut made) = (OUT, 0);
             let result = BrotliDecompressStream(
-                &mut left, &mut at, bytes, &mut room, &mut made, &mut buffer, &mut total, &mut self.state,
+                &mut left,
+                &mut at,
+                bytes,
+                &mut room,
+                &mut made,
+                &mut buffer,
+                &mut total,
+                &mut self.state,
             );
             out(buffer.get(..made).unwrap_or_default());
             match result {
@@ -232,7 +247,7 @@ impl Brotli {
 
 impl Zstd {
     fn new() -> Option<Self> {
-        let mut decoder = zstd_raw::Decoder::new().ok()?;
+        let mut decoder = DCtx::try_create()?;
         decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).ok()?;
         Some(Self { decoder, is_between: true })
     }
@@ -241,10 +256,13 @@ impl Zstd {
         let mut input = InBuffer::around(bytes);
         let mut buffer = [0; OUT];
         loop {
+            let before = input.pos;
             let mut output = OutBuffer::around(&mut buffer[..]);
-            let hint = self.decoder.run(&mut input, &mut output).map_err(|_| InvalidCoding)?;
+            let hint = self.decoder.decompress_stream(&mut output, &mut input).map_err(|_| InvalidCoding)?;
             let made = output.pos();
-            self.is_between = hint == 0;
+            if made > 0 || input.pos > before {
+                self.is_between = hint == 0;
+            }
             out(buffer.get(..made).unwrap_or_default());
             // A full buffer may mean that more waits inside.
             if input.pos >= bytes.len() && made < OUT {

@@ -1,18 +1,19 @@
 //! One connection: finds out what it speaks, and follows it.
 
 use super::{
-    Direction, Sink, StreamOffset, Unreadable,
+    Direction, ExchangeId, Sink, StreamOffset, Unreadable,
     http1::{self, Http1, Left},
     http2::{self, Http2, Start},
-    websocket::WebSocket,
+    websocket::{self, WebSocket},
 };
 
 /// Bounds of what one connection may take.
 ///
 /// A connection over HTTP/1.x or a WebSocket holds at most two heads, one unfinished message in each direction, and the decoders' windows:
-/// with the defaults some 3 MiB, 18 MiB under a hostile brotli stream, and next to nothing while it is idle. Over HTTP/2 each open stream
-/// may hold an unfinished message of [`Limits::stream_message`] and a small decoder, and [`Limits::windows`] of them a large one: at
-/// most 64 MiB for `streams` of them that all try.
+/// with the defaults 4 MiB, 20 MiB where a body comes in brotli or zstd, and less than 2 KiB while it is idle. Over HTTP/2 each open stream
+/// may hold an unfinished message of [`Limits::stream_message`] twice (a line and the message it belongs to) and a small decoder, and all
+/// of them together [`Limits::windows`]: at most 192 MiB for `streams` of them that all try, and while it is idle what the two tables of
+/// header fields hold (4 KiB each, unless the peers agreed on more; never more than 64 KiB). `monitor/tests/wire_memory.rs` counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a message head.
@@ -25,7 +26,7 @@ pub struct Limits {
     pub streams: usize,
     /// As `message`, for each stream of HTTP/2.
     pub stream_message: usize,
-    /// Streams of HTTP/2 at once whose coding needs a window of megabytes (brotli, zstd).
+    /// Bytes of decoders' windows of all streams of HTTP/2 together (brotli and zstd have large ones).
     pub windows: usize,
 }
 
@@ -37,7 +38,7 @@ impl Default for Limits {
             pipelined: 64,
             streams: 128,
             stream_message: 256 * 1024,
-            windows: 2,
+            windows: 64 * 1024 * 1024,
         }
     }
 }
@@ -61,10 +62,14 @@ struct Progress {
 /// What came of a direction before it was known what is spoken.
 #[derive(Default)]
 struct Early {
+    /// Bytes that were lost, or that are of the middle of a message: the capture may begin there.
     lost: u64,
     /// After what was lost; too little to tell.
     held: Vec<u8>,
 }
+
+/// Bytes of a direction among which the beginning of a message is looked for.
+const MIDDLE: u64 = 1 << 20;
 
 enum Protocol {
     /// Too little was seen to tell.
@@ -105,8 +110,17 @@ impl Connection {
     pub fn close(&mut self, sink: &mut dyn Sink) {
         match std::mem::replace(&mut self.protocol, Protocol::Unreadable) {
             Protocol::Http1(mut http1) => http1.close(sink),
-            Protocol::Http2(mut http2) => http2.close(sink),
+            Protocol::Http2(mut http2) => {
+                http2.close(sink);
+                if http2.is_guess() {
+                    // Nothing of it made sense.
+                    sink.unreadable(Unreadable::NotHttp);
+                }
+            }
             Protocol::WebSocket(mut socket) => socket.close(sink),
+            Protocol::Undecided if self.requests.early.lost > 0 || self.answers.early.lost > 0 => {
+                sink.unreadable(Unreadable::NotHttp);
+            }
             Protocol::Undecided | Protocol::Unreadable => {}
         }
         *self = Self::new(self.limits);
@@ -123,7 +137,7 @@ impl Connection {
         match &mut self.protocol {
             Protocol::Http1(http1) => http1.lose(direction, lost, sink),
             Protocol::Http2(http2) => http2.lose(direction, lost, sink),
-            Protocol::WebSocket(socket) => socket.lose(direction, lost),
+            Protocol::WebSocket(socket) => socket.lose(direction, lost, &self.limits, sink),
             Protocol::Undecided => {
                 let early = &mut self.progress(direction).early;
                 early.lost = early.lost.saturating_add(lost).saturating_add(early.held.len() as u64);
@@ -134,6 +148,15 @@ impl Connection {
     }
 
     fn take(&mut self, direction: Direction, bytes: &[u8], sink: &mut dyn Sink) {
+        // The look of a few bytes in the middle of something may be wrong.
+        if let Protocol::Http2(http2) = &mut self.protocol
+            && http2.is_guess()
+            && http1::begins(direction, bytes)
+        {
+            let next = http2.next();
+            http2.close(sink);
+            self.protocol = Protocol::Http1(Box::new(Http1::after(self.limits, next)));
+        }
         match &mut self.protocol {
             Protocol::Http1(http1) => {
                 let rest = http1.push(direction, bytes, sink);
@@ -141,11 +164,7 @@ impl Connection {
                     self.leave_http1(left, direction, rest, sink);
                 }
             }
-            Protocol::Http2(http2) => {
-                if http2.push(direction, bytes, sink).is_err() {
-                    self.give_up(Unreadable::NotHttp, sink);
-                }
-            }
+            Protocol::Http2(http2) => http2.push(direction, bytes, sink),
             Protocol::WebSocket(socket) => socket.push(direction, bytes, &self.limits, sink),
             Protocol::Undecided => self.decide(direction, bytes, sink),
             Protocol::Unreadable => {}
@@ -157,13 +176,30 @@ impl Connection {
         let limits = self.limits;
         let early = &mut self.progress(direction).early;
         early.held.extend_from_slice(bytes);
-        let Some(protocol) = Protocol::of(direction, early, limits) else { return };
-        self.protocol = protocol;
-        for direction in [Direction::Request, Direction::Response] {
-            let Early { held, lost } = std::mem::take(&mut self.progress(direction).early);
-            if lost > 0 {
-                self.lose(direction, lost, sink);
+        match Guess::of(direction, early) {
+            Guess::Http1 => self.protocol = Protocol::Http1(Box::new(Http1::new(limits))),
+            Guess::Http2(start) => self.protocol = Protocol::Http2(Box::new(Http2::new(limits, start))),
+            Guess::WebSocket => {
+                self.protocol = Protocol::WebSocket(Box::new(WebSocket::in_the_middle(ExchangeId(0), sink)));
             }
+            Guess::TooLittle => return,
+            Guess::Other => {
+                early.lost = early.lost.saturating_add(early.held.len() as u64);
+                early.held = Vec::new();
+                if early.lost > MIDDLE {
+                    self.give_up(Unreadable::NotHttp, sink);
+                }
+                return;
+            }
+        }
+        let both = [Direction::Request, Direction::Response];
+        let early = both.map(|direction| (direction, std::mem::take(&mut self.progress(direction).early)));
+        for (direction, Early { lost, .. }) in &early {
+            if *lost > 0 {
+                self.lose(*direction, *lost, sink);
+            }
+        }
+        for (direction, Early { held, .. }) in early {
             if !held.is_empty() {
                 self.take(direction, &held, sink);
             }
@@ -172,8 +208,14 @@ impl Connection {
 
     fn leave_http1(&mut self, left: Left, direction: Direction, rest: &[u8], sink: &mut dyn Sink) {
         match left {
-            Left::WebSocket { exchange, extensions } => {
-                self.protocol = Protocol::WebSocket(Box::new(WebSocket::new(exchange, extensions)));
+            Left::WebSocket { exchange, extensions, lost } => {
+                self.protocol = Protocol::WebSocket(Box::new(WebSocket::new(exchange, extensions, lost)));
+                if !rest.is_empty() {
+                    self.take(direction, rest, sink);
+                }
+            }
+            Left::Http2 { exchange, lost } => {
+                self.protocol = Protocol::Http2(Box::new(Http2::upgraded(self.limits, exchange, lost)));
                 if !rest.is_empty() {
                     self.take(direction, rest, sink);
                 }
@@ -188,29 +230,39 @@ impl Connection {
     }
 }
 
-impl Protocol {
-    /// What begins like this, if that can be told yet. What does not look like HTTP/2 is left to HTTP/1.x to refuse.
-    fn of(direction: Direction, early: &Early, limits: Limits) -> Option<Self> {
+/// What begins with some bytes.
+enum Guess {
+    Http1,
+    Http2(Start),
+    WebSocket,
+    TooLittle,
+    /// The middle of something, or nothing that is known.
+    Other,
+}
+
+impl Guess {
+    fn of(direction: Direction, early: &Early) -> Self {
         let bytes = early.held.as_slice();
         let is_http1 = match direction {
             Direction::Request => {
                 if bytes.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(bytes) {
-                    return None;
+                    return Self::TooLittle;
                 }
                 http1::may_begin_request(bytes) && !bytes.starts_with(http2::PREFACE)
             }
             Direction::Response => http1::may_begin_response(bytes),
         };
         if is_http1 {
-            return Some(Self::Http1(Box::new(Http1::new(limits))));
+            return Self::Http1;
         }
-        // Frames are shorter than 64 KiB but for bodies of clients that were told otherwise.
         if bytes.first() == Some(&0) && bytes.len() < http2::HEADER {
-            return None;
+            return Self::TooLittle;
         }
-        Some(match http2::begins(direction, bytes) {
-            Some(start) => Self::Http2(Box::new(Http2::new(limits, if early.lost > 0 { Start::Middle } else { start }))),
-            None => Self::Http1(Box::new(Http1::new(limits))),
-        })
+        match http2::begins(direction, bytes) {
+            Some(_) if early.lost > 0 => Self::Http2(Start::Middle),
+            Some(start) => Self::Http2(start),
+            None if websocket::begins(direction, bytes) => Self::WebSocket,
+            None => Self::Other,
+        }
     }
 }

@@ -14,14 +14,17 @@ pub struct Frames {
     frame: Vec<u8>,
     /// Bytes of a frame that is too long to be kept, which have not come yet.
     skip: usize,
-    is_broken: bool,
+    /// Where the next frame begins is unknown: its prelude is looked for.
+    is_searching: bool,
 }
 
-/// A checksum was wrong, or what should be a frame is none: where the next one begins is unknown.
+/// A checksum was wrong, or what should be a frame is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFrames;
 
-/// Length and checksum of a frame, the least there can be.
+/// The lengths of a frame and of its header fields, and their checksum.
+const PRELUDE: usize = 12;
+/// Length of a frame without fields and payload.
 const LEAST: usize = 16;
 /// Longest frame there is, by the specification.
 const MOST: usize = 24 * 1024 * 1024;
@@ -30,76 +33,97 @@ impl Frames {
     /// Takes a piece of the stream. Frames of more than `limit` bytes are passed over and said to be cut.
     ///
     /// # Errors
-    /// From the first wrong frame on.
+    /// When something of it was no frame. What follows is read from the next frame on.
     pub fn push(&mut self, mut bytes: &[u8], limit: usize, mut out: impl FnMut(Message<'_>)) -> Result<(), NotFrames> {
-        while !bytes.is_empty() && !self.is_broken {
+        let mut result = Ok(());
+        while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
                 self.skip -= skipped;
                 bytes = bytes.get(skipped..).unwrap_or_default();
                 continue;
             }
-            let wanted = self.wanted()?;
-            if wanted > limit {
-                self.skip = wanted - self.frame.len();
-                self.frame.clear();
+            if self.frame.len() < PRELUDE {
+                // A frame that came in one piece is read where it is.
+                if self.frame.is_empty()
+                    && let Some(Ok(length)) = length(bytes)
+                    && let Some((frame, rest)) = bytes.split_at_checked(length).filter(|_| length <= limit)
+                {
+                    self.is_searching = false;
+                    match read(frame, &mut out) {
+                        Ok(()) => bytes = rest,
+                        Err(NotFrames) => {
+                            // Its length was right: its prelude has a checksum of its own.
+                            result = Err(NotFrames);
+                            bytes = rest;
+                        }
+                    }
+                    continue;
+                }
+                let (taken, rest) = bytes.split_at((PRELUDE - self.frame.len()).min(bytes.len()));
+                self.frame.extend_from_slice(taken);
+                bytes = rest;
+            }
+            let length = match length(&self.frame) {
+                None => break,
+                Some(Ok(length)) => length,
+                Some(Err(NotFrames)) => {
+                    if !self.is_searching {
+                        result = Err(NotFrames);
+                    }
+                    self.is_searching = true;
+                    self.frame.remove(0);
+                    continue;
+                }
+            };
+            self.is_searching = false;
+            if length > limit {
+                self.skip = length.saturating_sub(self.frame.len());
+                self.frame = Vec::new();
                 out(Message { event: None, data: &[], truncated: true });
                 continue;
             }
-            // A frame that came in one piece is read where it is.
-            if self.frame.is_empty() && wanted > LENGTH && bytes.len() >= wanted {
-                let (frame, rest) = bytes.split_at(wanted);
-                bytes = rest;
-                self.read(frame, &mut out)?;
-                continue;
-            }
-            let (taken, rest) = bytes.split_at((wanted - self.frame.len()).min(bytes.len()));
+            let (taken, rest) = bytes.split_at(length.saturating_sub(self.frame.len()).min(bytes.len()));
             self.frame.extend_from_slice(taken);
             bytes = rest;
-            if self.frame.len() > LENGTH && self.frame.len() == wanted {
+            if self.frame.len() >= length {
                 let frame = std::mem::take(&mut self.frame);
-                self.read(&frame, &mut out)?;
-                self.frame = frame;
-                self.frame.clear();
-                self.frame.shrink_to(16 * 1024);
+                result = read(&frame, &mut out).and(result);
             }
         }
-        if self.is_broken { Err(NotFrames) } else { Ok(()) }
+        result
     }
 
-    /// Bytes of the frame in `self.frame`, as far as that is known.
-    fn wanted(&mut self) -> Result<usize, NotFrames> {
-        let Some(length) = self.frame.first_chunk::<LENGTH>() else { return Ok(LENGTH) };
-        let length = u32::from_be_bytes(*length) as usize;
-        if !(LEAST..=MOST).contains(&length) {
-            self.is_broken = true;
-            return Err(NotFrames);
-        }
-        Ok(length)
-    }
-
-    fn read(&mut self, frame: &[u8], out: &mut impl FnMut(Message<'_>)) -> Result<(), NotFrames> {
-        let Ok(message) = read_message_from(frame) else {
-            self.is_broken = true;
-            return Err(NotFrames);
-        };
-        let header = |name: &str| {
-            let value = message.headers().iter().find(|header| header.name().as_str() == name)?.value();
-            if let HeaderValue::String(text) = value { Some(text.as_str()) } else { None }
-        };
-        let event = header(":exception-type").or_else(|| header(":event-type")).or_else(|| header(":error-code"));
-        out(Message { event, data: message.payload(), truncated: false });
-        Ok(())
+    /// Bytes of the stream are missing here.
+    pub fn lose(&mut self) {
+        *self = Self { is_searching: true, ..Self::default() };
     }
 
     /// The stream is over: did it end with a frame?
     pub fn finish(&self) -> Result<(), NotFrames> {
-        if self.is_broken || !self.frame.is_empty() || self.skip > 0 { Err(NotFrames) } else { Ok(()) }
+        if self.is_searching || !self.frame.is_empty() || self.skip > 0 { Err(NotFrames) } else { Ok(()) }
     }
 }
 
-/// Bytes of the length of a frame.
-const LENGTH: usize = 4;
+/// The length of the frame that begins here, once that is known.
+fn length(bytes: &[u8]) -> Option<Result<usize, NotFrames>> {
+    let [l0, l1, l2, l3, _, _, _, _, c0, c1, c2, c3, ..] = bytes else { return None };
+    let length = u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize;
+    let is_sound = (LEAST..=MOST).contains(&length)
+        && crc32fast::hash(bytes.get(..8)?) == u32::from_be_bytes([*c0, *c1, *c2, *c3]);
+    Some(if is_sound { Ok(length) } else { Err(NotFrames) })
+}
+
+fn read(frame: &[u8], out: &mut impl FnMut(Message<'_>)) -> Result<(), NotFrames> {
+    let message = read_message_from(frame).map_err(|_| NotFrames)?;
+    let header = |name: &str| {
+        let value = message.headers().iter().find(|header| header.name().as_str() == name)?.value();
+        if let HeaderValue::String(text) = value { Some(text.as_str()) } else { None }
+    };
+    let event = header(":exception-type").or_else(|| header(":event-type")).or_else(|| header(":error-code"));
+    out(Message { event, data: message.payload(), truncated: false });
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {
@@ -120,13 +144,14 @@ mod tests {
 
     fn read(pieces: &[&[u8]], limit: usize) -> (Vec<Seen>, Result<(), NotFrames>) {
         let (mut frames, mut seen) = (Frames::default(), Vec::new());
-        let result = pieces.iter().try_for_each(|piece| {
-            frames.push(piece, limit, |message| {
+        let mut result = Ok(());
+        for piece in pieces {
+            result = result.and(frames.push(piece, limit, |message| {
                 let text = String::from_utf8_lossy(message.data).into_owned();
                 seen.push((message.event.map(str::to_owned), text, message.truncated));
-            })
-        });
-        (seen, result.and_then(|()| frames.finish()))
+            }));
+        }
+        (seen, result.and(frames.finish()))
     }
 
     #[test]
@@ -138,7 +163,10 @@ mod tests {
         for cut in 0..bytes.len() {
             let (head, tail) = bytes.split_at(cut);
             assert_eq!(read(&[head, tail], 1000), whole, "cut at {cut}");
-            assert_eq!(read(&[head], 1000).1.is_ok(), cut == 0 || cut == frame("contentBlockDelta", b"{\"a\":1}").len());
+            assert_eq!(
+                read(&[head], 1000).1.is_ok(),
+                cut == 0 || cut == frame("contentBlockDelta", b"{\"a\":1}").len()
+            );
         }
     }
 
@@ -159,5 +187,24 @@ mod tests {
         let (seen, result) = read(&[&bytes], 200);
         assert_eq!(result, Ok(()));
         assert_eq!(seen, [(None, String::new(), true), (Some("metadata".into()), "{}".into(), false)]);
+    }
+
+    #[test]
+    fn what_follows_a_hole_is_read() {
+        let bytes = [frame("chunk", b"{\"a\":1}"), frame("chunk", b"{\"b\":2}"), frame("metadata", b"{}")].concat();
+        let last = vec![(Some("metadata".to_owned()), "{}".to_owned(), false)];
+        for size in [1, 5, usize::MAX] {
+            let (mut frames, mut seen) = (Frames::default(), Vec::new());
+            frames.lose();
+            for piece in bytes[frame("chunk", b"{\"a\":1}").len() + 7..].chunks(size) {
+                let pushed = frames.push(piece, 1000, |message| {
+                    let text = String::from_utf8_lossy(message.data).into_owned();
+                    seen.push((message.event.map(str::to_owned), text, message.truncated));
+                });
+                // The hole is known, and no fault of these bytes.
+                assert_eq!(pushed, Ok(()));
+            }
+            assert_eq!((&seen, frames.finish()), (&last, Ok(())));
+        }
     }
 }

@@ -7,26 +7,49 @@ use super::{Field, lines::Tail};
 /// Takes a form apart as it arrives.
 #[derive(Debug)]
 pub struct Form {
-    /// `--` and the boundary.
+    /// A line end, `--`, and the boundary.
     delimiter: Box<[u8]>,
     state: State,
+    /// The state before the delimiter that is looked at.
+    within: State,
     /// What may be the beginning of a delimiter, or a part's head that has not ended.
     held: Vec<u8>,
     name: String,
     value: Tail,
+    is_broken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before the first delimiter.
     Preamble,
-    /// After a delimiter, in the header fields of a part.
+    /// After what may be a delimiter.
+    Delimiter,
+    /// In the header fields of a part.
     Head,
     Text,
     File,
     Done,
 }
 
+/// What follows a delimiter.
+enum After {
+    /// Too little has come to tell.
+    More,
+    /// The form is over.
+    Close,
+    /// The header fields of a part, after this much padding.
+    Part(usize),
+    /// Something else: this is no delimiter.
+    Other,
+}
+
+/// The fields of a part are longer than any client sends: what they say is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadTooLong;
+
+/// Bytes of padding after a delimiter.
+const PADDING: usize = 64;
 /// Bytes of a part's header fields.
 const HEAD: usize = 4096;
 /// Bytes of a field's name that are kept.
@@ -46,16 +69,27 @@ impl Form {
             return None;
         }
         Some(Self {
-            delimiter: format!("--{boundary}").into_bytes().into(),
+            delimiter: format!("\r\n--{boundary}").into_bytes().into(),
             state: State::Preamble,
-            held: Vec::new(),
+            within: State::Preamble,
+            // The first delimiter needs no line end before it.
+            held: b"\r\n".to_vec(),
             name: String::new(),
             value: Tail::default(),
+            is_broken: false,
         })
     }
 
     /// Takes a piece of the form; `limit` bounds each field's value.
-    pub fn push(&mut self, bytes: &[u8], limit: usize, out: &mut dyn FnMut(Field<'_>)) {
+    ///
+    /// # Errors
+    /// When the fields of a part are too long; the rest of the form is not read then.
+    pub fn push(&mut self, bytes: &[u8], limit: usize, out: &mut dyn FnMut(Field<'_>)) -> Result<(), HeadTooLong> {
+        self.take_all(bytes, limit, out);
+        if std::mem::take(&mut self.is_broken) { Err(HeadTooLong) } else { Ok(()) }
+    }
+
+    fn take_all(&mut self, bytes: &[u8], limit: usize, out: &mut dyn FnMut(Field<'_>)) {
         if self.state == State::Done {
             return;
         }
@@ -85,16 +119,35 @@ impl Form {
             let rest = bytes.get(used..).unwrap_or_default();
             match self.state {
                 State::Done => return bytes.len(),
-                State::Head => {
-                    // After the delimiter: `--` at the end of the form, else a line end.
-                    if rest.starts_with(b"--") {
+                State::Delimiter => match after_delimiter(rest) {
+                    After::More => return used,
+                    After::Close => {
+                        self.end_part(limit, out);
                         self.state = State::Done;
-                        return bytes.len();
                     }
-                    let Some(end) = memmem::find(rest, b"\r\n\r\n") else {
-                        if rest.len() > HEAD {
+                    After::Part(length) => {
+                        self.end_part(limit, out);
+                        used += length;
+                        self.state = State::Head;
+                    }
+                    // Part of a longer line: no delimiter at all.
+                    After::Other => {
+                        let delimiter = std::mem::take(&mut self.delimiter);
+                        if self.within == State::Text {
+                            self.value.push(&delimiter, limit.saturating_add(2));
+                        }
+                        self.delimiter = delimiter;
+                        self.state = self.within;
+                    }
+                },
+                State::Head => {
+                    // The line end of the delimiter counts: a part may have no fields at all.
+                    let end = memmem::find(rest.get(..rest.len().min(HEAD)).unwrap_or_default(), b"\r\n\r\n");
+                    let Some(end) = end else {
+                        if rest.len() >= HEAD {
                             self.state = State::Done;
-                            return bytes.len();
+                            self.is_broken = true;
+                            continue;
                         }
                         return used;
                     };
@@ -104,22 +157,18 @@ impl Form {
                 }
                 State::Preamble | State::Text | State::File => {
                     let found = memmem::find(rest, &self.delimiter);
-                    let is_part = self.state != State::Preamble;
-                    // The delimiter's line end, and a delimiter that has begun, wait for what follows.
-                    let sure = found.unwrap_or(rest.len().saturating_sub(self.delimiter.len() + 1));
-                    let data = rest.get(..sure).unwrap_or_default();
+                    // A delimiter that has begun waits for what follows.
+                    let sure = found.unwrap_or(rest.len().saturating_sub(self.delimiter.len().saturating_sub(1)));
                     if self.state == State::Text {
-                        self.value.push(data, limit.saturating_add(4));
+                        self.value.push(rest.get(..sure).unwrap_or_default(), limit.saturating_add(2));
                     }
                     used += sure;
                     if found.is_none() {
                         return used;
                     }
-                    if is_part {
-                        self.end_part(limit, out);
-                    }
                     used += self.delimiter.len();
-                    self.state = State::Head;
+                    self.within = self.state;
+                    self.state = State::Delimiter;
                 }
             }
         }
@@ -140,13 +189,27 @@ impl Form {
     }
 
     fn end_part(&mut self, limit: usize, out: &mut dyn FnMut(Field<'_>)) {
-        let is_file = self.state == State::File;
+        if self.within == State::Preamble {
+            return;
+        }
+        let is_file = self.within == State::File;
         let (value, _) = self.value.complete(&[], usize::MAX);
-        // The value stands between two line ends.
+        // The line end after the fields of the part was left before the value.
         let value = value.strip_prefix(b"\r\n").unwrap_or(value);
-        let value = value.strip_suffix(b"\r\n").unwrap_or(value);
         out(Field { name: &self.name, value: value.get(..value.len().min(limit)).unwrap_or_default(), is_file });
         self.value.clear();
+    }
+}
+
+fn after_delimiter(bytes: &[u8]) -> After {
+    let padding = bytes.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(bytes.len());
+    match bytes.get(padding..).unwrap_or_default() {
+        _ if padding > PADDING => After::Other,
+        [b'-', b'-', ..] if padding == 0 => After::Close,
+        [b'\r', b'\n', ..] => After::Part(padding),
+        [] | [b'\r'] => After::More,
+        [b'-'] if padding == 0 => After::More,
+        _ => After::Other,
     }
 }
 
@@ -191,7 +254,7 @@ mod tests {
     use super::Form;
 
     const FORM: &[u8] = b"--X\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n\
-        --X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--Y\r\n\
+        --X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--Y --X\r\n--XY\r\n\
         \r\n--X\r\ncontent-disposition: form-data; name=empty\r\n\r\n\r\n--X--\r\n";
 
     fn fields(pieces: &[&[u8]]) -> Vec<(String, String, bool)> {
@@ -200,7 +263,8 @@ mod tests {
         for piece in pieces {
             form.push(piece, 1000, &mut |field| {
                 all.push((field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned(), field.is_file));
-            });
+            })
+            .expect("short heads");
         }
         all
     }
@@ -229,13 +293,18 @@ mod tests {
     fn what_is_held_is_bounded() {
         let mut form = Form::new("multipart/form-data; boundary=X").expect("a form");
         for _ in 0..100 {
-            form.push(&[b'a'; 10_000], 100, &mut |_| {});
+            form.push(&[b'a'; 10_000], 100, &mut |_| {}).expect("no head");
             assert!(form.held.len() < 100);
         }
-        form.push(b"--X", 100, &mut |_| {});
-        for _ in 0..100 {
-            form.push(&[b'a'; 10_000], 100, &mut |_| {});
-            assert!(form.held.len() <= 20_000);
-        }
+        form.push(b"\r\n--X\r\n", 100, &mut |_| {}).expect("a short head");
+        let results: Vec<_> = (0..100)
+            .map(|_| {
+                let result = form.push(&[b'a'; 10_000], 100, &mut |_| {});
+                assert!(form.held.len() <= 20_000);
+                result
+            })
+            .collect();
+        // Said once, and nothing of the rest is read.
+        assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
     }
 }

@@ -45,7 +45,7 @@ impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Headers {
 }
 
 /// Fields whose values must not be kept, not even in memory.
-fn is_secret(name: &str) -> bool {
+pub fn is_secret(name: &str) -> bool {
     const NAMES: [&str; 6] =
         ["cookie", "set-cookie", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"];
     const PARTS: [&str; 4] = ["authorization", "secret", "security-token", "access-token"];

@@ -1,17 +1,20 @@
 //! HTTP/1.x on one connection: requests one way, answers the other, paired in order (RFC 9112).
+//!
+//! After a loss the pairing rests on what clients do: they send the next request when the last answer is over. Where the bytes show
+//! that a client does not (it pipelines), every exchange after a loss is marked.
 
 mod chunked;
 mod head;
 
 use std::collections::VecDeque;
 
+use self::head::{Asked, InvalidHead, begins_request};
 pub use self::{
     chunked::Chunked,
-    head::{Framing, begins_request, may_begin_request, may_begin_response},
+    head::{Framing, may_begin_request, may_begin_response},
 };
 use super::{
-    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, Sink, Unreadable,
-    body::Body,
+    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, ResponseHead, Sink, Unreadable, body::Body,
     websocket::Extensions,
 };
 
@@ -23,6 +26,14 @@ pub struct Http1 {
     /// Exchanges without an end yet, oldest first. The oldest is the one that is being answered.
     open: VecDeque<Open>,
     next: u64,
+    /// Bytes of requests that were lost since the last request was seen.
+    missed: u64,
+    /// Since then, an answer came to a request that was not seen.
+    has_unknown: bool,
+    /// Where a message begins or ends was lost at least once.
+    has_lost: bool,
+    /// A request was sent before the answer to the one before it was over.
+    is_pipelined: bool,
     left: Option<Left>,
 }
 
@@ -30,17 +41,36 @@ pub struct Http1 {
 #[derive(Debug, Clone, Copy)]
 pub enum Left {
     /// The exchange goes on as a WebSocket.
-    WebSocket { exchange: ExchangeId, extensions: Extensions },
+    WebSocket {
+        exchange: ExchangeId,
+        extensions: Extensions,
+        lost: u64,
+    },
+    /// The exchange goes on as the first stream of HTTP/2 (`h2c`, RFC 7540 §3.2).
+    Http2 {
+        exchange: ExchangeId,
+        lost: u64,
+    },
     Unreadable(Unreadable),
 }
+
+/// Whether this is surely the beginning of a message.
+pub fn begins(direction: Direction, bytes: &[u8]) -> bool {
+    match direction {
+        Direction::Request => begins_request(bytes),
+        Direction::Response => bytes.starts_with(ANSWER),
+    }
+}
+
+/// What every answer begins with.
+const ANSWER: &[u8] = b"HTTP/1.";
 
 /// One direction.
 #[derive(Default)]
 struct Lane {
     state: State,
+    /// A head that has not ended.
     head: Vec<u8>,
-    /// Bytes were lost since the last head, so a message may have been missed.
-    missed: u64,
 }
 
 #[derive(Default)]
@@ -48,14 +78,14 @@ enum State {
     /// Before or in a head.
     #[default]
     Head,
-    Body(Body),
+    Body(Box<Body>),
     /// Where the next message begins is unknown; one is looked for at the beginning of each push.
     Lost,
 }
 
 struct Open {
     id: ExchangeId,
-    method: Box<str>,
+    asked: Asked,
     /// The request is still being sent.
     sending: bool,
     answered: bool,
@@ -64,12 +94,21 @@ struct Open {
 
 impl Http1 {
     pub fn new(limits: Limits) -> Self {
+        Self::after(limits, ExchangeId(0))
+    }
+
+    /// For a connection that has had other exchanges: the next one is this.
+    pub fn after(limits: Limits, next: ExchangeId) -> Self {
         Self {
             limits,
             requests: Lane::default(),
             answers: Lane::default(),
             open: VecDeque::new(),
-            next: 0,
+            next: next.0,
+            missed: 0,
+            has_unknown: false,
+            has_lost: false,
+            is_pipelined: false,
             left: None,
         }
     }
@@ -80,7 +119,7 @@ impl Http1 {
         while !bytes.is_empty() && self.left.is_none() {
             bytes = match direction {
                 Direction::Request => self.take_request(bytes, at_beginning, sink),
-                Direction::Response => self.take_answer(bytes, sink),
+                Direction::Response => self.take_answer(bytes, at_beginning, sink),
             };
             at_beginning = false;
         }
@@ -94,7 +133,10 @@ impl Http1 {
 
     /// `lost` bytes of a direction never reached us.
     pub fn lose(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
-        let lane = self.lane(direction);
+        let lane = match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.answers,
+        };
         if let State::Body(body) = &mut lane.state
             && body.skip(lost).is_ok()
         {
@@ -107,15 +149,7 @@ impl Http1 {
             return;
         }
         match direction {
-            Direction::Request => {
-                if let Some(open) = self.open.iter_mut().find(|open| open.sending) {
-                    open.lost = open.lost.saturating_add(lost);
-                }
-                self.end_request(sink);
-                self.requests.missed = self.requests.missed.saturating_add(lost);
-                self.requests.head.clear();
-                self.requests.state = State::Lost;
-            }
+            Direction::Request => self.lose_requests(lost, sink),
             Direction::Response => self.lose_answers(lost, sink),
         }
     }
@@ -124,14 +158,8 @@ impl Http1 {
     pub fn close(&mut self, sink: &mut dyn Sink) {
         if let State::Body(body) = &mut self.answers.state
             && body.ends_with_connection()
-            && let Some(open) = self.open.front_mut()
         {
-            let id = open.id;
-            body.finish(&self.limits, &mut |piece| piece.emit_answer(id, sink));
-            open.lost = open.lost.saturating_add(body.lost);
-            open.answered = true;
-            self.answers.state = State::Head;
-            self.end_answered(sink);
+            self.end_answer(sink);
         }
         // What a decoder or an unfinished message still has is part of what came.
         if let (State::Body(body), Some(open)) = (&mut self.answers.state, self.open.front()) {
@@ -140,16 +168,10 @@ impl Http1 {
             body.finish(&self.limits, &mut |piece| piece.emit_answer(id, sink));
             body.lost = lost_before;
         }
-        self.truncate_all(0, sink);
+        self.settle_bodies();
+        self.truncate(0, 0, sink);
         self.requests = Lane::default();
         self.answers = Lane::default();
-    }
-
-    fn lane(&mut self, direction: Direction) -> &mut Lane {
-        match direction {
-            Direction::Request => &mut self.requests,
-            Direction::Response => &mut self.answers,
-        }
     }
 
     // Requests.
@@ -165,9 +187,7 @@ impl Http1 {
                 let id = open.id;
                 let result = body.push(&mut bytes, &self.limits, &mut |piece| piece.emit_request(id, sink));
                 if result.is_err() {
-                    open.lost = open.lost.saturating_add(1);
-                    self.end_request(sink);
-                    self.requests.state = State::Lost;
+                    self.lose_requests(1, sink);
                     return &[];
                 }
                 if body.is_done() {
@@ -180,77 +200,77 @@ impl Http1 {
                     return &[];
                 }
                 self.requests.state = State::Head;
-                self.requests.head.clear();
                 bytes
             }
         }
     }
 
     fn take_request_head<'a>(&mut self, bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
-        // Empty lines before a request line are allowed (RFC 9112 §2.2).
-        if self.requests.head.is_empty() && matches!(bytes.first(), Some(b'\r' | b'\n')) {
-            return bytes.get(1..).unwrap_or_default();
-        }
-        let searched = self.requests.head.len();
-        let room = self.limits.head.saturating_sub(searched);
-        self.requests.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
-        let whole = &self.requests.head;
-        let Some(end) = head::end(whole, searched) else {
-            if !may_begin_request(whole) || whole.len() >= self.limits.head {
-                self.not_a_request(sink);
+        match self.requests.head(bytes, self.limits.head, may_begin_request, head::request) {
+            Ok(Some(((head, framing), rest))) => {
+                self.begin_exchange(&head, framing, sink);
+                rest
             }
-            return &[];
-        };
-        let Ok((head, framing, _)) = head::request(whole.get(..end).unwrap_or_default()) else {
-            self.not_a_request(sink);
-            return &[];
-        };
-        self.requests.head.clear();
-        self.begin_exchange(&head, framing, sink);
-        bytes.get(end - searched..).unwrap_or_default()
-    }
-
-    /// After a loss this was a wrong guess of where a request begins; else the connection does not speak HTTP.
-    fn not_a_request(&mut self, sink: &mut dyn Sink) {
-        if self.requests.missed == 0 {
-            return self.give_up(Unreadable::NotHttp, sink);
+            Ok(None) => &[],
+            // A wrong guess of where a request begins.
+            Err(InvalidHead) if self.missed > 0 => {
+                self.requests.state = State::Lost;
+                &[]
+            }
+            Err(InvalidHead) => {
+                self.give_up(Unreadable::NotHttp, sink);
+                &[]
+            }
         }
-        self.requests.head.clear();
-        self.requests.state = State::Lost;
     }
 
     fn begin_exchange(&mut self, head: &RequestHead, framing: Framing, sink: &mut dyn Sink) {
         if self.open.len() >= self.limits.pipelined {
             // Nobody pipelines this much: the answers are not coming.
-            self.truncate_all(1, sink);
+            self.lose_answers(1, sink);
         }
-        // A client sends its next request when the last answer is over. Where the two directions no longer fit each other, this is
-        // where they begin anew.
-        let is_out_of_step = self.requests.missed > 0 || self.open.iter().any(|open| open.method.is_empty());
-        if is_out_of_step {
-            self.truncate_all(1, sink);
+        // Where the two directions no longer fit each other, this is where they begin anew. If an answer is still due, be it to a request
+        // that was lost, it may be taken for the answer to this one.
+        let is_due = !self.open.is_empty() || !self.answers.is_between();
+        // An answer whose request is not known may have no end that can be known: to `HEAD`, say.
+        let is_lost = self.missed > 0
+            || matches!(self.answers.state, State::Lost)
+            || self.open.iter().any(|open| open.asked == Asked::Unknown);
+        let is_doubtful = self.has_lost && self.is_pipelined || self.missed > 0 && (is_due || !self.has_unknown);
+        if is_lost {
+            self.settle_bodies();
+            self.truncate(0, 1, sink);
+            self.answers = Lane::default();
         }
-        if is_out_of_step || matches!(self.answers.state, State::Lost) {
-            self.answers.state = State::Head;
-            self.answers.head.clear();
+        self.missed = 0;
+        self.has_unknown = false;
+        let id = self.open_exchange(head, sink);
+        if let Some(open) = self.open.back_mut() {
+            open.lost = u64::from(is_doubtful);
         }
-        self.requests.missed = 0;
-        let id = self.open_exchange(head, true, sink);
         let body = Body::of_request(framing, &head.headers);
         if body.is_done() {
             self.requests.state = State::Head;
             self.end_request_of(id, 0, sink);
         } else {
-            self.requests.state = State::Body(body);
+            self.requests.state = State::Body(Box::new(body));
         }
     }
 
-    fn open_exchange(&mut self, head: &RequestHead, sending: bool, sink: &mut dyn Sink) -> ExchangeId {
+    fn open_exchange(&mut self, head: &RequestHead, sink: &mut dyn Sink) -> ExchangeId {
         let id = ExchangeId(self.next);
         self.next += 1;
-        self.open.push_back(Open { id, method: head.method.clone(), sending, answered: false, lost: 0 });
+        self.open.push_back(Open { id, asked: Asked::by(&head.method), sending: true, answered: false, lost: 0 });
         sink.event(id, Event::Request(head));
         id
+    }
+
+    /// An answer to nothing that we saw: its request was lost, or the capture began after it. What it says still costs.
+    fn open_unknown(&mut self, sink: &mut dyn Sink) {
+        let lost = self.missed.max(1);
+        self.has_unknown = true;
+        let id = self.open_exchange(&RequestHead::default(), sink);
+        self.end_request_of(id, lost, sink);
     }
 
     fn end_request(&mut self, sink: &mut dyn Sink) {
@@ -271,7 +291,7 @@ impl Http1 {
 
     // Answers.
 
-    fn take_answer<'a>(&mut self, mut bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
+    fn take_answer<'a>(&mut self, mut bytes: &'a [u8], at_beginning: bool, sink: &mut dyn Sink) -> &'a [u8] {
         match &mut self.answers.state {
             State::Head => self.take_answer_head(bytes, sink),
             State::Body(body) => {
@@ -281,7 +301,6 @@ impl Http1 {
                 };
                 let id = open.id;
                 if body.push(&mut bytes, &self.limits, &mut |piece| piece.emit_answer(id, sink)).is_err() {
-                    open.lost = open.lost.saturating_add(1);
                     self.lose_answers(1, sink);
                     return &[];
                 }
@@ -290,72 +309,82 @@ impl Http1 {
                 }
                 bytes
             }
-            State::Lost => &[],
+            // The answer to the one request that waits, or to one that was lost too, if it begins here.
+            State::Lost if at_beginning && self.open.len() <= 1 && bytes.starts_with(ANSWER) => {
+                self.answers.state = State::Head;
+                bytes
+            }
+            State::Lost => {
+                if let Some(open) = self.open.front_mut() {
+                    open.lost = open.lost.saturating_add(bytes.len() as u64);
+                }
+                &[]
+            }
         }
     }
 
     fn take_answer_head<'a>(&mut self, bytes: &'a [u8], sink: &mut dyn Sink) -> &'a [u8] {
-        if self.answers.head.is_empty() && matches!(bytes.first(), Some(b'\r' | b'\n')) {
-            return bytes.get(1..).unwrap_or_default();
-        }
-        let searched = self.answers.head.len();
-        let room = self.limits.head.saturating_sub(searched);
-        self.answers.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
-        let whole = &self.answers.head;
-        let Some(end) = head::end(whole, searched) else {
-            if !may_begin_response(whole) || whole.len() >= self.limits.head {
+        let asked = self.open.front().map_or(Asked::Unknown, |open| open.asked);
+        let parse = |bytes: &[u8]| head::response(bytes, asked);
+        match self.answers.head(bytes, self.limits.head, may_begin_response, parse) {
+            Ok(Some(((head, framing), rest))) => {
+                self.begin_answer(&head, framing, sink);
+                rest
+            }
+            Ok(None) => &[],
+            Err(InvalidHead) => {
                 self.lose_answers(1, sink);
-            }
-            return &[];
-        };
-        if self.open.is_empty() {
-            if self.requests.missed == 0 {
-                // An answer to nothing that we saw: the capture began in the middle.
-                self.answers.state = State::Lost;
-                self.answers.head.clear();
-                return &[];
-            }
-            // Its request was lost. What the answer says still costs.
-            let lost = std::mem::take(&mut self.requests.missed);
-            let id = self.open_exchange(&RequestHead::default(), false, sink);
-            if let Some(open) = self.open.iter_mut().find(|open| open.id == id) {
-                open.lost = lost;
+                &[]
             }
         }
-        let Some(open) = self.open.front() else { return &[] };
-        let (id, method) = (open.id, open.method.clone());
-        let Ok((head, framing, _)) = head::response(self.answers.head.get(..end).unwrap_or_default(), &method) else {
-            self.lose_answers(1, sink);
-            return &[];
-        };
-        self.answers.head.clear();
-        let rest = bytes.get(end - searched..).unwrap_or_default();
+    }
+
+    fn begin_answer(&mut self, head: &ResponseHead, framing: Framing, sink: &mut dyn Sink) {
+        if self.open.front().is_some_and(|open| open.answered) {
+            // The end of its request, and the beginning of the next one, were lost.
+            self.end_front(Ending::Truncated, 1, sink);
+            self.has_lost = true;
+            self.missed = self.missed.max(1);
+            self.requests = Lane { state: State::Lost, head: Vec::new() };
+        }
+        if self.open.is_empty() {
+            self.open_unknown(sink);
+        }
+        let Some(open) = self.open.front() else { return };
+        let id = open.id;
         if framing == Framing::Tunnel {
-            sink.event(id, Event::Response(&head));
-            let upgrade = head.headers.get("upgrade").unwrap_or_default();
-            if head.status == 101 && upgrade.eq_ignore_ascii_case("websocket") {
-                self.open.pop_front();
-                let extensions = Extensions::agreed(&head.headers);
-                self.truncate_all(0, sink);
-                self.left = Some(Left::WebSocket { exchange: id, extensions });
-                return rest;
-            }
-            self.end_front(Ending::Upgraded, sink);
-            self.give_up(Unreadable::Upgraded, sink);
-            return &[];
+            sink.event(id, Event::Response(head));
+            return self.leave(head, sink);
         }
         if head.status < 200 {
             // An interim answer: the final one follows.
-            return rest;
+            return;
         }
-        sink.event(id, Event::Response(&head));
+        sink.event(id, Event::Response(head));
         let body = Body::of_answer(framing, &head.headers);
         let is_done = body.is_done();
-        self.answers.state = State::Body(body);
+        self.answers.state = State::Body(Box::new(body));
         if is_done {
             self.end_answer(sink);
         }
-        rest
+    }
+
+    /// The connection becomes something else (RFC 9110 §7.8, §9.3.6).
+    fn leave(&mut self, head: &ResponseHead, sink: &mut dyn Sink) {
+        let upgrade = if head.status == 101 { head.headers.get("upgrade").unwrap_or_default() } else { "" };
+        let (is_websocket, is_http2) = (upgrade.eq_ignore_ascii_case("websocket"), upgrade.eq_ignore_ascii_case("h2c"));
+        if !is_websocket && !is_http2 {
+            self.end_front(Ending::Upgraded, 0, sink);
+            return self.give_up(Unreadable::Upgraded, sink);
+        }
+        self.settle_bodies();
+        let Some(open) = self.open.pop_front() else { return };
+        self.truncate(0, 0, sink);
+        self.left = Some(if is_websocket {
+            Left::WebSocket { exchange: open.id, extensions: Extensions::agreed(&head.headers), lost: open.lost }
+        } else {
+            Left::Http2 { exchange: open.id, lost: open.lost }
+        });
     }
 
     fn end_answer(&mut self, sink: &mut dyn Sink) {
@@ -365,6 +394,14 @@ impl Http1 {
             body.finish(&self.limits, &mut |piece| piece.emit_answer(id, sink));
             open.lost = open.lost.saturating_add(body.lost);
             open.answered = true;
+            if self.open.len() > 1 && body.lost == 0 && !self.is_pipelined {
+                self.is_pipelined = true;
+                if self.has_lost {
+                    for open in &mut self.open {
+                        open.lost = open.lost.saturating_add(1);
+                    }
+                }
+            }
         }
         self.end_answered(sink);
     }
@@ -372,49 +409,128 @@ impl Http1 {
     /// Ends the oldest exchange if both its halves are over.
     fn end_answered(&mut self, sink: &mut dyn Sink) {
         if self.open.front().is_some_and(|open| open.answered && !open.sending) {
-            self.end_front(Ending::Complete, sink);
+            self.end_front(Ending::Complete, 0, sink);
         }
     }
 
-    fn end_front(&mut self, how: Ending, sink: &mut dyn Sink) {
+    fn end_front(&mut self, how: Ending, lost: u64, sink: &mut dyn Sink) {
         if let Some(open) = self.open.pop_front() {
-            sink.event(open.id, Event::End(End { how, lost: open.lost }));
+            sink.event(open.id, Event::End(End { how, lost: open.lost.saturating_add(lost) }));
+        }
+        if self.open.is_empty() {
+            self.open = VecDeque::new();
         }
     }
 
     // Losses.
 
-    /// Where the answers are is unknown: everything that waits for one is cut short, and the next request begins anew.
+    /// Where the requests are is unknown; the next one begins at the beginning of a push.
+    fn lose_requests(&mut self, lost: u64, sink: &mut dyn Sink) {
+        self.has_lost = true;
+        if let Some(open) = self.open.iter_mut().find(|open| open.sending) {
+            open.lost = open.lost.saturating_add(lost);
+        }
+        self.end_request(sink);
+        self.missed = self.missed.saturating_add(lost);
+        self.requests = Lane { state: State::Lost, head: Vec::new() };
+    }
+
+    /// Where the answers are is unknown: what waits for one is cut short, except for the last, whose answer may still begin.
     fn lose_answers(&mut self, lost: u64, sink: &mut dyn Sink) {
+        self.has_lost = true;
+        let keep = usize::from(!matches!(self.answers.state, State::Body(_)) || self.open.len() > 1);
         if let State::Body(body) = &self.answers.state
             && let Some(open) = self.open.front_mut()
         {
             open.lost = open.lost.saturating_add(body.lost);
         }
-        self.answers.state = State::Lost;
-        self.answers.head.clear();
-        // A request that is still being sent stays open until it is sent; its answer is given up with it.
-        self.truncate_all(lost, sink);
-        if let State::Body(_) = self.requests.state {
+        self.answers = Lane { state: State::Lost, head: Vec::new() };
+        // Of two exchanges the older one was over, for the client, when the younger began: an answer that begins next is a whole one.
+        let is_last_whole = self.open.len() == 2 && !self.is_pipelined;
+        if !is_last_whole && let Some(open) = self.open.back_mut() {
+            open.lost = open.lost.saturating_add(lost);
+        }
+        self.truncate(keep, lost, sink);
+        if !self.open.iter().any(|open| open.sending)
+            && let State::Body(_) = self.requests.state
+        {
+            // The exchange is over, and the rest of its request is of no interest.
             self.requests.state = State::Lost;
+            self.missed = self.missed.max(1);
         }
     }
 
-    fn truncate_all(&mut self, lost: u64, sink: &mut dyn Sink) {
-        if let State::Body(body) = &self.answers.state
+    /// What the unfinished bodies lost is what their exchanges lost.
+    fn settle_bodies(&mut self) {
+        if let State::Body(body) = &mut self.answers.state
             && let Some(open) = self.open.front_mut()
         {
-            open.lost = open.lost.saturating_add(body.lost);
+            open.lost = open.lost.saturating_add(std::mem::take(&mut body.lost));
         }
-        while let Some(open) = self.open.front_mut() {
-            open.lost = open.lost.saturating_add(lost);
-            self.end_front(Ending::Truncated, sink);
+        if let State::Body(body) = &mut self.requests.state
+            && let Some(open) = self.open.iter_mut().find(|open| open.sending)
+        {
+            open.lost = open.lost.saturating_add(std::mem::take(&mut body.lost));
+        }
+    }
+
+    /// Cuts all but the last `keep` exchanges short.
+    fn truncate(&mut self, keep: usize, lost: u64, sink: &mut dyn Sink) {
+        while self.open.len() > keep {
+            self.end_front(Ending::Truncated, lost, sink);
         }
     }
 
     fn give_up(&mut self, why: Unreadable, sink: &mut dyn Sink) {
-        self.truncate_all(1, sink);
+        self.settle_bodies();
+        self.truncate(0, 1, sink);
         self.left = Some(Left::Unreadable(why));
+    }
+}
+
+impl Lane {
+    /// Takes from the front of `bytes` until a head is whole, and parses it. With `None` more bytes are needed.
+    fn head<'a, T>(
+        &mut self,
+        mut bytes: &'a [u8],
+        limit: usize,
+        may_begin: impl Fn(&[u8]) -> bool,
+        parse: impl FnOnce(&[u8]) -> Result<T, InvalidHead>,
+    ) -> Result<Option<(T, &'a [u8])>, InvalidHead> {
+        let searched = self.head.len();
+        if searched == 0 {
+            // Empty lines before a message are allowed (RFC 9112 §2.2).
+            let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+            bytes = bytes.get(begin..).unwrap_or_default();
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            if !may_begin(bytes) {
+                return Err(InvalidHead);
+            }
+            // A head that came in one piece is read where it is.
+            if let Some(end) = head::end(bytes.get(..bytes.len().min(limit)).unwrap_or_default(), 0) {
+                let (head, rest) = bytes.split_at(end);
+                return parse(head).map(|parsed| Some((parsed, rest)));
+            }
+        }
+        let room = limit.saturating_sub(searched);
+        self.head.extend_from_slice(bytes.get(..bytes.len().min(room)).unwrap_or_default());
+        if let Some(end) = head::end(&self.head, searched) {
+            let whole = std::mem::take(&mut self.head);
+            let parsed = parse(whole.get(..end).unwrap_or_default())?;
+            return Ok(Some((parsed, bytes.get(end.saturating_sub(searched)..).unwrap_or_default())));
+        }
+        if !may_begin(&self.head) || self.head.len() >= limit {
+            self.head = Vec::new();
+            return Err(InvalidHead);
+        }
+        Ok(None)
+    }
+
+    /// Between two messages.
+    fn is_between(&self) -> bool {
+        matches!(self.state, State::Head) && self.head.is_empty()
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod fields;
 mod frame;
+mod hpack;
+mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,9 +11,10 @@ pub use self::frame::{HEADER, PREFACE};
 use self::{
     fields::{FieldDecoder, Fields},
     frame::{Frame, Kind},
+    stream::{Half, Stream},
 };
 use super::{
-    Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, ResponseHead, Sink,
+    Direction, Ending, Event, ExchangeId, Limits, RequestHead, Sink,
     body::Body,
     http1::Framing,
     websocket::{Extensions, WebSocket},
@@ -33,8 +36,9 @@ pub fn begins(direction: Direction, bytes: &[u8]) -> Option<Start> {
     if !Frame::are_likely(bytes, direction) {
         return None;
     }
-    let kind = bytes.first_chunk().map(|header| Frame::parse(header).kind);
-    let is_first = direction == Direction::Response && kind == Some(Kind::Settings);
+    let frame = bytes.first_chunk().map(Frame::parse);
+    let is_settings = frame.is_some_and(|frame| frame.kind == Kind::Settings && !frame.is_acknowledgement());
+    let is_first = direction == Direction::Response && is_settings;
     Some(if is_first { Start::Beginning } else { Start::Middle })
 }
 
@@ -46,8 +50,8 @@ pub struct Http2 {
     streams: BTreeMap<u32, Stream>,
     /// Streams that ended last: what still comes for them is of no interest.
     ended: VecDeque<u32>,
-    /// The first stream that was seen from its beginning.
-    first: Option<u32>,
+    /// Nothing but the look of its first bytes says that this is HTTP/2.
+    is_guess: bool,
     next: u64,
 }
 
@@ -64,7 +68,10 @@ struct Lane {
 enum State {
     /// In the client's preface, with this much of it seen.
     Preface(usize),
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for in each push.
     Lost,
@@ -93,27 +100,6 @@ struct Section {
     is_damaged: bool,
 }
 
-struct Stream {
-    id: ExchangeId,
-    request: Half,
-    answer: Half,
-    /// The stream became, or is to become, a WebSocket.
-    is_websocket: bool,
-    socket: Option<Box<WebSocket>>,
-    lost: u64,
-}
-
-enum Half {
-    /// Before its final field section.
-    Head,
-    Body(Box<Body>),
-    Done,
-}
-
-/// The bytes are not frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotFrames;
-
 impl Http2 {
     pub fn new(limits: Limits, start: Start) -> Self {
         let lane = |state| Lane {
@@ -132,16 +118,22 @@ impl Http2 {
             answers: lane(answers),
             streams: BTreeMap::new(),
             ended: VecDeque::new(),
-            first: None,
+            is_guess: start == Start::Middle,
             next: 0,
         }
     }
 
+    /// For a connection that was upgraded by the exchange, which goes on as the first stream; its request is over.
+    pub fn upgraded(limits: Limits, exchange: ExchangeId, lost: u64) -> Self {
+        let mut http2 = Self::new(limits, Start::Beginning);
+        http2.next = exchange.0 + 1;
+        let stream = Stream { request: Half::Done, lost, ..Stream::new(exchange) };
+        http2.streams.insert(1, stream);
+        http2
+    }
+
     /// Takes the next bytes of one direction.
-    ///
-    /// # Errors
-    /// When the client does not begin as it must.
-    pub fn push(&mut self, direction: Direction, mut bytes: &[u8], sink: &mut dyn Sink) -> Result<(), NotFrames> {
+    pub fn push(&mut self, direction: Direction, mut bytes: &[u8], sink: &mut dyn Sink) {
         while !bytes.is_empty() {
             match &mut self.lane(direction).state {
                 State::Preface(have) => {
@@ -149,7 +141,9 @@ impl Http2 {
                     let take = wanted.len().min(bytes.len());
                     let (taken, rest) = bytes.split_at(take);
                     if Some(taken) != wanted.get(..take) {
-                        return Err(NotFrames);
+                        // What came before was not seen, though the server's first frames were.
+                        self.lose(direction, 1, sink);
+                        continue;
                     }
                     *have += take;
                     bytes = rest;
@@ -180,7 +174,6 @@ impl Http2 {
                 },
             }
         }
-        Ok(())
     }
 
     /// `lost` bytes of a direction never reached us.
@@ -188,19 +181,29 @@ impl Http2 {
         if self.lose_within_frame(direction, lost, sink) {
             return;
         }
+        self.tear(direction, lost, sink);
+    }
+
+    /// Where frames begin is unknown, and what was in those that were lost: a part of any stream, and of the table of fields.
+    fn tear(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
+        let limits = self.stream_limits();
         let lane = self.lane(direction);
         lane.state = State::Lost;
         lane.section = None;
         lane.is_torn = true;
         lane.fields = FieldDecoder::in_the_middle();
         for stream in self.streams.values_mut() {
-            stream.lose(direction, lost);
+            stream.lose(direction, lost, &limits, sink);
         }
     }
 
     /// A hole that does not reach the end of a frame leaves the others whole.
     fn lose_within_frame(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) -> bool {
-        let lane = self.lane(direction);
+        let limits = self.stream_limits();
+        let lane = match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.answers,
+        };
         let State::Payload(payload) = &mut lane.state else { return false };
         let is_begun = payload.have == payload.frame.prefix();
         let data = payload.left.saturating_sub(payload.padding);
@@ -215,7 +218,7 @@ impl Http2 {
             }
             Kind::Data => {
                 if let Some(stream) = self.streams.get_mut(&frame.stream) {
-                    stream.lose(direction, u64::from(lost));
+                    stream.lose(direction, u64::from(lost), &limits, sink);
                 }
             }
             _ => {}
@@ -228,13 +231,19 @@ impl Http2 {
     pub fn close(&mut self, sink: &mut dyn Sink) {
         let limits = self.stream_limits();
         for (_, mut stream) in std::mem::take(&mut self.streams) {
-            // What a decoder or an unfinished message still has is part of what came.
-            let lost = stream.lost;
-            stream.finish(Direction::Response, &limits, sink);
-            stream.lost = lost;
-            let how = if stream.is_done() { Ending::Complete } else { Ending::Truncated };
-            stream.end(how, sink);
+            stream.cut_short(&limits, sink);
+            stream.end(Ending::Truncated, sink);
         }
+    }
+
+    /// Whether it may be something else after all.
+    pub fn is_guess(&self) -> bool {
+        self.is_guess
+    }
+
+    /// The next exchange.
+    pub fn next(&self) -> ExchangeId {
+        ExchangeId(self.next)
     }
 
     fn lane(&mut self, direction: Direction) -> &mut Lane {
@@ -251,7 +260,11 @@ impl Http2 {
     // Frames.
 
     fn begin_frame(&mut self, direction: Direction, frame: Frame, sink: &mut dyn Sink) {
-        let limit = self.limits.head;
+        if !frame.is_valid() {
+            // The peers would end the connection: this is no frame.
+            self.tear(direction, 1, sink);
+            return;
+        }
         let lane = self.lane(direction);
         // Nothing may come between the parts of a field section.
         let continues = frame.kind == Kind::Continuation;
@@ -268,7 +281,7 @@ impl Http2 {
                     stream: frame.stream,
                     is_promise: frame.kind == Kind::PushPromise,
                     ends_stream: frame.ends_stream(),
-                    bytes: Vec::with_capacity((frame.length as usize).min(limit).min(1024)),
+                    bytes: Vec::new(),
                     is_damaged: false,
                 });
             }
@@ -304,13 +317,33 @@ impl Http2 {
             }
             Kind::Data => {
                 if let Some(stream) = self.streams.get_mut(&frame.stream) {
+                    let before = stream.window();
                     stream.push(direction, data, &limits, sink);
+                    if stream.window() > before {
+                        self.bound_windows(frame.stream);
+                    }
                 }
             }
             _ => {}
         }
         self.end_frame_if_done(direction, sink);
         rest
+    }
+
+    /// Large windows for many streams at once would be too much: then the one that grew is left undecoded.
+    fn bound_windows(&mut self, grown: u32) {
+        let all: usize = self.streams.values().map(Stream::window).sum();
+        if all > self.limits.windows
+            && let Some(stream) = self.streams.get_mut(&grown)
+        {
+            for half in [&mut stream.request, &mut stream.answer] {
+                if let Half::Body(body) = half
+                    && body.window() > 0
+                {
+                    body.give_up();
+                }
+            }
+        }
     }
 
     fn end_frame_if_done(&mut self, direction: Direction, sink: &mut dyn Sink) {
@@ -331,7 +364,7 @@ impl Http2 {
                 self.end_section(direction, sink);
             }
             Kind::Data if frame.ends_stream() => self.end_half(frame.stream, direction, sink),
-            Kind::Reset => self.reset(frame.stream, number, sink),
+            Kind::Reset => self.reset(frame.stream, direction, number, sink),
             Kind::GoAway if direction == Direction::Response => self.go_away(number, sink),
             _ => {}
         }
@@ -342,14 +375,13 @@ impl Http2 {
     fn end_section(&mut self, direction: Direction, sink: &mut dyn Sink) {
         let lane = self.lane(direction);
         let Some(section) = lane.section.take() else { return };
-        let mut fields = Fields::default();
-        if section.is_damaged {
+        let fields = if section.is_damaged {
             lane.fields = FieldDecoder::in_the_middle();
             lane.is_torn = true;
-            fields.is_partial = true;
+            Fields::unknown()
         } else {
-            fields = lane.fields.decode(&section.bytes);
-        }
+            lane.fields.decode(&section.bytes)
+        };
         if section.is_promise {
             return;
         }
@@ -363,12 +395,12 @@ impl Http2 {
     }
 
     fn take_request(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
-        if number % 2 == 0 || self.streams.contains_key(&number) || self.ended.contains(&number) {
+        if number.is_multiple_of(2) || self.streams.contains_key(&number) || self.ended.contains(&number) {
             // Trailers, or nothing that a client may send.
             return;
         }
-        self.first = self.first.or(Some(number));
-        let (is_known, is_websocket) = (fields.is_request(), fields.is_websocket());
+        self.is_guess &= !fields.is_request();
+        let (is_known, is_websocket) = (fields.is_request() && !fields.is_partial, fields.is_websocket());
         let head = fields.into_request();
         let body = Body::of_request(Framing::Close, &head.headers);
         let stream = self.open(number, &head, sink);
@@ -378,28 +410,22 @@ impl Http2 {
     }
 
     fn take_answer(&mut self, number: u32, fields: Fields, sink: &mut dyn Sink) {
+        self.is_guess &= fields.status().is_none();
         self.begin_unknown(number, sink);
-        // A large window for each of many streams would be too much.
-        let windows = self.streams.values().filter(|stream| stream.answer.has_window()).count();
-        let may_have_window = windows < self.limits.windows;
         let Some(stream) = self.streams.get_mut(&number) else { return };
         // Interim answers, and trailers.
         if !matches!(stream.answer, Half::Head) || matches!(fields.status(), Some(100..200)) {
             return;
         }
-        if fields.status().is_none() {
+        if fields.status().is_none() || fields.is_partial {
             stream.lost = stream.lost.saturating_add(1);
         }
         let head = fields.into_response();
         sink.event(stream.id, Event::Response(&head));
         if stream.is_websocket && (200..300).contains(&head.status) {
-            stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers))));
+            stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers), 0)));
         }
-        let mut body = Body::of_answer(Framing::Close, &head.headers);
-        if body.has_window() && !may_have_window {
-            body.give_up();
-        }
-        stream.answer = Half::Body(Box::new(body));
+        stream.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
     }
 
     // Streams.
@@ -415,14 +441,7 @@ impl Http2 {
         let id = ExchangeId(self.next);
         self.next += 1;
         sink.event(id, Event::Request(head));
-        self.streams.entry(number).or_insert(Stream {
-            id,
-            request: Half::Head,
-            answer: Half::Head,
-            is_websocket: false,
-            socket: None,
-            lost: 0,
-        })
+        self.streams.entry(number).or_insert(Stream::new(id))
     }
 
     /// An answer whose request was not seen: what it says still costs.
@@ -461,19 +480,14 @@ impl Http2 {
         self.ended.push_back(number);
     }
 
-    /// One of the two gives the stream up. After a whole answer the server only asks for no more of the request.
-    fn reset(&mut self, number: u32, code: u32, sink: &mut dyn Sink) {
+    /// One of the two gives the stream up. Only the server knows whether it began to work on the request.
+    fn reset(&mut self, number: u32, by: Direction, code: u32, sink: &mut dyn Sink) {
         const REFUSED: u32 = 7;
         let limits = self.stream_limits();
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let how = match &stream.answer {
-            Half::Done => Ending::Complete,
-            Half::Head if code == REFUSED => Ending::Refused,
-            _ => Ending::Truncated,
-        };
-        let lost = stream.lost;
-        stream.finish(Direction::Response, &limits, sink);
-        stream.lost = lost;
+        let is_refused = by == Direction::Response && code == REFUSED && matches!(stream.answer, Half::Head);
+        let how = if is_refused { Ending::Refused } else { Ending::Truncated };
+        stream.cut_short(&limits, sink);
         self.end(number, how, sink);
     }
 
@@ -531,89 +545,6 @@ impl Payload {
     fn number(&self) -> u32 {
         let at = usize::from(self.frame.is_padded());
         self.prefix.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
-    }
-}
-
-impl Half {
-    fn has_window(&self) -> bool {
-        matches!(self, Self::Body(body) if body.has_window())
-    }
-}
-
-impl Stream {
-    fn is_done(&self) -> bool {
-        matches!((&self.request, &self.answer), (Half::Done, Half::Done))
-    }
-
-    fn push(&mut self, direction: Direction, mut data: &[u8], limits: &Limits, sink: &mut dyn Sink) {
-        let id = self.id;
-        if let Some(socket) = &mut self.socket {
-            return socket.push(direction, data, limits, sink);
-        }
-        if direction == Direction::Response && matches!(self.answer, Half::Head) {
-            // Its fields were not seen; the body may still tell what it is.
-            self.lost = self.lost.saturating_add(1);
-            let head = ResponseHead { status: 200, headers: Default::default() };
-            sink.event(id, Event::Response(&head));
-            self.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
-        }
-        match (direction, &mut self.request, &mut self.answer) {
-            (Direction::Request, Half::Body(body), _) => {
-                // A body without a length of its own cannot get out of step.
-                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_request(id, sink));
-            }
-            (Direction::Response, _, Half::Body(body)) => {
-                let _ = body.push(&mut data, limits, &mut |piece| piece.emit_answer(id, sink));
-            }
-            _ => {}
-        }
-    }
-
-    fn lose(&mut self, direction: Direction, lost: u64) {
-        if let Some(socket) = &mut self.socket {
-            return socket.lose(direction, lost);
-        }
-        let half = match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.answer,
-        };
-        match half {
-            Half::Body(body) => {
-                let _ = body.skip(lost);
-            }
-            // Its head may have been in what was lost.
-            Half::Head => self.lost = self.lost.saturating_add(lost),
-            Half::Done => {}
-        }
-    }
-
-    fn finish(&mut self, direction: Direction, limits: &Limits, sink: &mut dyn Sink) {
-        let id = self.id;
-        let half = match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.answer,
-        };
-        let Half::Body(mut body) = std::mem::replace(half, Half::Done) else { return };
-        match direction {
-            Direction::Request => {
-                body.finish(limits, &mut |piece| piece.emit_request(id, sink));
-                sink.event(id, Event::RequestEnd);
-            }
-            Direction::Response => body.finish(limits, &mut |piece| piece.emit_answer(id, sink)),
-        }
-        self.lost = self.lost.saturating_add(body.lost);
-    }
-
-    fn end(mut self, how: Ending, sink: &mut dyn Sink) {
-        for half in [&self.request, &self.answer] {
-            if let Half::Body(body) = half {
-                self.lost = self.lost.saturating_add(body.lost);
-            }
-        }
-        if let Some(socket) = &mut self.socket {
-            self.lost = self.lost.saturating_add(socket.lost());
-        }
-        sink.event(self.id, Event::End(End { how, lost: self.lost }));
     }
 }
 

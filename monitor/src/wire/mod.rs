@@ -19,6 +19,8 @@ mod http1;
 mod http2;
 mod lines;
 mod sse;
+#[cfg(test)]
+mod trace;
 mod websocket;
 
 pub use connection::{Connection, Limits};
@@ -95,7 +97,7 @@ pub enum Event<'a> {
     ResponseBody(&'a [u8]),
     /// One message of an answer body that is a stream of messages.
     Message(Message<'a>),
-    /// One message of an exchange that became a WebSocket.
+    /// One message of an exchange that became a WebSocket. One that is empty and truncated stands for any number that were lost.
     Socket(Direction, Message<'a>),
     /// Last event of every exchange.
     End(End),

@@ -30,6 +30,16 @@ impl Events {
         }
         while let Some(at) = memchr::memchr2(b'\n', b'\r', bytes) {
             let (line, rest) = bytes.split_at(at);
+            // Nearly all events end like this, and are told without being copied.
+            if let [b'\n', b'\n', after @ ..] = rest
+                && let Some(data) = self.only_data(line, limit)
+            {
+                let event = (!self.event.is_empty()).then_some(self.event.as_str());
+                out(Message { event, data, truncated: false });
+                self.event.clear();
+                bytes = after;
+                continue;
+            }
             let is_cr = rest.first() == Some(&b'\r');
             bytes = rest.get(1..).unwrap_or_default();
             if is_cr {
@@ -39,6 +49,13 @@ impl Events {
             self.end_line(line, limit, &mut out);
         }
         self.line.push(bytes, limit);
+    }
+
+    /// The data of a line that is the first one of its event to have any, if the line came in one piece.
+    fn only_data<'a>(&self, line: &'a [u8], limit: usize) -> Option<&'a [u8]> {
+        let is_first = self.begun && !self.has_data && !self.torn && !self.line.is_torn() && self.line.is_empty();
+        let data = line.strip_prefix(b"data:").filter(|_| is_first && line.len() <= limit)?;
+        Some(data.strip_prefix(b" ").unwrap_or(data))
     }
 
     /// The stream is over. The standard drops an event that was not ended by an empty line; here it counts, for money may be in it.
@@ -51,7 +68,8 @@ impl Events {
 
     /// Bytes were lost. The event that was under way is not told, for what it says may lack its middle.
     pub fn lose(&mut self) {
-        self.line.clear();
+        // What comes next may be the end of a line: it is not an empty one.
+        self.line.lose();
         self.data.clear();
         (self.has_data, self.after_cr, self.begun, self.torn) = (false, false, true, true);
         self.event.clear();
@@ -59,6 +77,11 @@ impl Events {
 
     fn end_line(&mut self, end: &[u8], limit: usize, out: &mut impl FnMut(Message<'_>)) {
         let mut line = std::mem::take(&mut self.line);
+        if line.is_torn() {
+            line.clear();
+            self.line = line;
+            return;
+        }
         let (whole, cut) = line.complete(end, limit);
         let whole = if self.begun { whole } else { whole.strip_prefix(BOM).unwrap_or(whole) };
         self.begun = true;

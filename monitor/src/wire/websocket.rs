@@ -8,7 +8,9 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use super::{Direction, End, Ending, Event, ExchangeId, Headers, Limits, Message, Sink, lines::Tail};
+use super::{
+    Direction, End, Ending, Event, ExchangeId, Headers, Limits, Message, RequestHead, ResponseHead, Sink, lines::Tail,
+};
 
 /// What the two sides agreed on beside the protocol itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +69,10 @@ enum Coded {
 }
 
 enum State {
-    Header { bytes: [u8; HEADER], have: usize },
+    Header {
+        bytes: [u8; HEADER],
+        have: usize,
+    },
     Payload(Payload),
     /// Where the next frame begins is unknown; one is looked for at the beginning of each push.
     Lost,
@@ -88,23 +93,28 @@ struct Payload {
 }
 
 struct Inflate {
-    window: Decompress,
+    /// Only while there is something in it: it takes some 50 KiB.
+    window: Option<Box<Decompress>>,
     forgets: bool,
     /// Bytes were lost that later messages refer to.
     is_broken: bool,
+    /// The sender ended its stream within the message.
+    has_ended: bool,
 }
 
 impl WebSocket {
-    pub fn new(exchange: ExchangeId, extensions: Extensions) -> Self {
+    /// Of the exchange that became one, `lost` bytes are known to be missing.
+    pub fn new(exchange: ExchangeId, extensions: Extensions, lost: u64) -> Self {
         let lane = |forgets: fn(Deflate) -> bool| Lane {
             state: HEADER_BEGIN,
             message: Tail::default(),
             open: None,
             is_damaged: false,
             inflate: extensions.deflate.map(|deflate| Inflate {
-                window: Decompress::new(false),
+                window: None,
                 forgets: forgets(deflate),
                 is_broken: false,
+                has_ended: false,
             }),
             has_closed: false,
         };
@@ -112,8 +122,21 @@ impl WebSocket {
             exchange,
             client: lane(|deflate| deflate.client_forgets),
             server: lane(|deflate| deflate.server_forgets),
-            lost: 0,
+            lost,
         }
+    }
+
+    /// For a connection whose beginning was not seen: an exchange of which nothing is known but its messages. What is deflated may
+    /// refer to what was not seen, and is told as messages without their data.
+    pub fn in_the_middle(exchange: ExchangeId, sink: &mut dyn Sink) -> Self {
+        let deflate = Deflate { client_forgets: false, server_forgets: false };
+        let mut socket = Self::new(exchange, Extensions { deflate: Some(deflate) }, 1);
+        socket.client.lose_sync();
+        socket.server.lose_sync();
+        sink.event(exchange, Event::Request(&RequestHead::default()));
+        sink.event(exchange, Event::RequestEnd);
+        sink.event(exchange, Event::Response(&ResponseHead { status: 101, headers: Headers::default() }));
+        socket
     }
 
     pub fn lost(&self) -> u64 {
@@ -128,7 +151,8 @@ impl WebSocket {
             Direction::Response => &mut self.server,
         };
         if let State::Lost = lane.state {
-            if !is_likely(bytes, direction) {
+            let is_deflated = matches!(bytes, [0xc1 | 0xc2, ..]);
+            if !begins(direction, bytes) || (is_deflated && lane.inflate.is_none()) {
                 self.lost = self.lost.saturating_add(bytes.len() as u64);
                 return;
             }
@@ -137,11 +161,12 @@ impl WebSocket {
         let mut buffer = [0; BLOCK];
         while !bytes.is_empty() {
             match &mut lane.state {
-                State::Header { .. } => match lane.take_header(bytes) {
+                State::Header { .. } => match lane.take_header(bytes, direction) {
                     Ok(rest) => bytes = rest,
                     Err(NoFrame) => {
                         self.lost = self.lost.saturating_add(bytes.len() as u64);
                         lane.lose_sync();
+                        sink.event(exchange, Event::Socket(direction, MISSING));
                         return;
                     }
                 },
@@ -158,57 +183,111 @@ impl WebSocket {
                 }
                 State::Lost => return,
             }
-            lane.end_frame_if_done(limits.message, |message| sink.event(exchange, Event::Socket(direction, message)));
+            let lost = &mut self.lost;
+            lane.end_frame_if_done(limits.message, |message| {
+                *lost = lost.saturating_add(u64::from(message.is_damaged));
+                sink.event(exchange, Event::Socket(direction, message.message));
+            });
         }
     }
 
     /// `lost` bytes of a direction never reached us.
-    pub fn lose(&mut self, direction: Direction, lost: u64) {
+    pub fn lose(&mut self, direction: Direction, lost: u64, limits: &Limits, sink: &mut dyn Sink) {
         self.lost = self.lost.saturating_add(lost);
+        let exchange = self.exchange;
         let lane = match direction {
             Direction::Request => &mut self.client,
             Direction::Response => &mut self.server,
         };
         match &mut lane.state {
             // What follows the hole is of the same message.
-            State::Payload(payload) if payload.left > lost => {
+            State::Payload(payload) if payload.left >= lost => {
                 payload.left -= lost;
-                payload.at += lost;
+                payload.at = payload.at.wrapping_add(lost);
                 if payload.is_data {
                     lane.is_damaged = true;
                     if let (Some(Coded::Deflated), Some(inflate)) = (lane.open, &mut lane.inflate) {
                         inflate.is_broken = true;
                     }
                 }
+                lane.end_frame_if_done(limits.message, |message| {
+                    sink.event(exchange, Event::Socket(direction, message.message));
+                });
             }
-            _ => lane.lose_sync(),
+            _ => {
+                lane.lose_sync();
+                sink.event(exchange, Event::Socket(direction, MISSING));
+            }
         }
     }
 
-    /// The connection ended.
+    /// The connection ended. It is complete if both sides closed it (RFC 6455 §7.1.4).
     pub fn close(&mut self, sink: &mut dyn Sink) {
-        let is_quiet = |lane: &Lane| lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
-        let is_whole = is_quiet(&self.client) && is_quiet(&self.server);
-        let how = if is_whole || self.server.has_closed { Ending::Complete } else { Ending::Truncated };
+        // Whoever just goes may have said more, which nobody saw.
+        let is_over =
+            |lane: &Lane| lane.has_closed && lane.open.is_none() && matches!(lane.state, State::Header { have: 0, .. });
+        let how = if is_over(&self.client) && is_over(&self.server) { Ending::Complete } else { Ending::Truncated };
         sink.event(self.exchange, Event::End(End { how, lost: self.lost }));
     }
 }
 
+/// Stands for messages that were lost.
+const MISSING: Message<'static> = Message { event: None, data: &[], truncated: true };
 /// Bytes that are unmasked or inflated at once.
 const BLOCK: usize = 4096;
 
 /// The bytes are no frame.
 struct NoFrame;
 
-/// Whether bytes in the middle of a connection are likely a frame's beginning: clients mask theirs, servers do not.
-fn is_likely(bytes: &[u8], direction: Direction) -> bool {
-    let [first, second, ..] = bytes else { return false };
-    let is_known = matches!(first & 0x0f, 0..=2 | 8..=10) && first & 0x30 == 0;
-    is_known && (second & 0x80 != 0) == (direction == Direction::Request)
+/// Whether these bytes look like frames that follow each other up to the end: clients mask theirs, servers do not.
+fn are_whole_frames(mut bytes: &[u8], direction: Direction) -> bool {
+    loop {
+        let [first, second, ..] = bytes else { return false };
+        let is_control = first & 0x08 != 0;
+        let is_known = matches!(first & 0x0f, 0..=2 | 8..=10)
+            && first & 0x30 == 0
+            && (first & 0x40 == 0 || !is_control)
+            && (!is_control || first & 0x80 != 0 && second & 0x7f < 126);
+        if !is_known || (second & 0x80 != 0) != (direction == Direction::Request) {
+            return false;
+        }
+        let mut cursor = Cursor::new(bytes);
+        let Ok(header) = FrameHeader::parse(&mut cursor) else { return false };
+        let Some((_, length)) = header else { return false };
+        // The shortest way to write a length is the only one.
+        if matches!((second & 0x7f, length), (126, 0..126) | (127, 0..0x1_0000)) {
+            return false;
+        }
+        let end = cursor.position().saturating_add(length);
+        match usize::try_from(end).ok().and_then(|end| bytes.get(end..)) {
+            Some([]) => return true,
+            Some(next) if next.len() >= 2 => bytes = next,
+            _ => return false,
+        }
+    }
+}
+
+/// Whether bytes, the first that were seen of a direction or the first after a loss, are a WebSocket: whole frames, of which the first
+/// begins a message that is JSON, or is deflated. Less would take payloads for frames.
+pub fn begins(direction: Direction, bytes: &[u8]) -> bool {
+    let is_message = match (direction, bytes) {
+        (_, [0xc1 | 0xc2, ..]) => true,
+        (Direction::Response, [0x81, 126, _, _, b'{', ..] | [0x81, 1..126, b'{', ..]) => true,
+        (Direction::Request, [0x81, 0xfe, _, _, mask, _, _, _, first, ..])
+        | (Direction::Request, [0x81, 0x81..0xfe, mask, _, _, _, first, ..]) => mask ^ first == b'{',
+        _ => false,
+    };
+    is_message && are_whole_frames(bytes, direction)
+}
+
+/// A message, and whether a part of it is missing or could not be inflated.
+struct Told<'a> {
+    message: Message<'a>,
+    is_damaged: bool,
 }
 
 impl Lane {
-    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], NoFrame> {
+    fn take_header<'a>(&mut self, bytes: &'a [u8], direction: Direction) -> Result<&'a [u8], NoFrame> {
         let State::Header { bytes: header, have } = &mut self.state else { return Ok(bytes) };
         let before = *have;
         let take = (HEADER - before).min(bytes.len());
@@ -221,13 +300,17 @@ impl Lane {
             return if *have == HEADER { Err(NoFrame) } else { Ok(&[]) };
         };
         let used = usize::try_from(cursor.position()).unwrap_or(HEADER).saturating_sub(before);
+        if frame.mask.is_some() != (direction == Direction::Request) {
+            return Err(NoFrame);
+        }
         let is_data = match frame.opcode {
             OpCode::Data(Data::Continue) => self.open.is_some(),
             OpCode::Data(_) => {
                 // One message ends before the next one begins.
                 self.message.clear();
-                self.is_damaged = false;
                 self.open = Some(if frame.rsv1 && self.inflate.is_some() { Coded::Deflated } else { Coded::Plain });
+                // An extension that is not known has changed what is in it.
+                self.is_damaged = frame.rsv2 || frame.rsv3 || frame.rsv1 && self.inflate.is_none();
                 true
             }
             OpCode::Control(control) => {
@@ -235,7 +318,8 @@ impl Lane {
                 false
             }
         };
-        self.state = State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
+        self.state =
+            State::Payload(Payload { left: length, is_final: frame.is_final, is_data, mask: frame.mask, at: 0 });
         Ok(bytes.get(used..).unwrap_or_default())
     }
 
@@ -252,7 +336,7 @@ impl Lane {
         }
     }
 
-    fn end_frame_if_done(&mut self, limit: usize, out: impl FnOnce(Message<'_>)) {
+    fn end_frame_if_done(&mut self, limit: usize, out: impl FnOnce(Told<'_>)) {
         let State::Payload(payload) = self.state else { return };
         if payload.left > 0 {
             return;
@@ -266,14 +350,14 @@ impl Lane {
             self.open = Some(Coded::Deflated);
             self.take_data(&[0, 0, 0xff, 0xff], limit);
             self.open = None;
-            if let Some(inflate) = self.inflate.as_mut().filter(|inflate| inflate.forgets) {
-                inflate.window.reset(false);
-                inflate.is_broken = false;
+            if let Some(inflate) = &mut self.inflate {
+                inflate.end_message();
             }
         }
+        self.open = None;
         let is_damaged = std::mem::take(&mut self.is_damaged);
         let (data, cut) = self.message.complete(&[], usize::MAX);
-        out(Message { event: None, data, truncated: cut || is_damaged });
+        out(Told { message: Message { event: None, data, truncated: cut || is_damaged }, is_damaged });
         self.message.clear();
     }
 
@@ -285,7 +369,7 @@ impl Lane {
         // A message that was lost may be what later ones refer to.
         if let Some(inflate) = &mut self.inflate {
             inflate.is_broken = !inflate.forgets;
-            inflate.window.reset(false);
+            inflate.window = None;
         }
     }
 }
@@ -306,22 +390,37 @@ impl Payload {
 
 impl Inflate {
     fn push(&mut self, mut data: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), NoFrame> {
+        let window = self.window.get_or_insert_with(|| Box::new(Decompress::new(false)));
         let mut buffer = [0; BLOCK];
         loop {
-            let (taken, made) = (self.window.total_in(), self.window.total_out());
-            let status = self.window.decompress(data, &mut buffer, FlushDecompress::Sync).map_err(|_| NoFrame)?;
-            let taken = usize::try_from(self.window.total_in() - taken).unwrap_or(data.len());
-            let made = usize::try_from(self.window.total_out() - made).unwrap_or(0);
+            let (taken, made) = (window.total_in(), window.total_out());
+            let status = window.decompress(data, &mut buffer, FlushDecompress::Sync).map_err(|_| NoFrame)?;
+            let taken = usize::try_from(window.total_in() - taken).unwrap_or(data.len());
+            let made = usize::try_from(window.total_out() - made).unwrap_or(0);
             data = data.get(taken..).unwrap_or_default();
             out(buffer.get(..made).unwrap_or_default());
             if status == Status::StreamEnd {
-                // A sender may end its stream within a message; the next one begins anew.
-                self.window.reset(false);
-                return Ok(());
+                // A sender may end its stream within a message (RFC 7692 §7.2.3.4); what follows begins anew.
+                window.reset(false);
+                self.has_ended = true;
+                if data.is_empty() {
+                    return Ok(());
+                }
+                continue;
             }
             if made < BLOCK && (data.is_empty() || taken == 0) {
                 return Ok(());
             }
+        }
+    }
+
+    fn end_message(&mut self) {
+        if self.forgets || self.has_ended {
+            self.window = None;
+            self.has_ended = false;
+        }
+        if self.forgets {
+            self.is_broken = false;
         }
     }
 }

@@ -17,6 +17,27 @@ pub enum Framing {
     Tunnel,
 }
 
+/// What the answer to a request looks like depends on it in these cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The request was lost.
+    Unknown,
+    Head,
+    Connect,
+    Other,
+}
+
+impl Asked {
+    pub fn by(method: &str) -> Self {
+        match method {
+            "" => Self::Unknown,
+            "HEAD" => Self::Head,
+            "CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+}
+
 fn is_chunked(headers: &Headers) -> bool {
     let codings = headers.all("transfer-encoding").flat_map(|value| value.split(','));
     codings.last().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
@@ -25,7 +46,9 @@ fn is_chunked(headers: &Headers) -> bool {
 fn content_length(headers: &Headers) -> Result<Option<u64>, InvalidHead> {
     let mut length = None;
     for value in headers.all("content-length").flat_map(|value| value.split(',')) {
-        let value: u64 = value.trim().parse().map_err(|_| InvalidHead)?;
+        let value = value.trim();
+        let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+        let value: u64 = value.parse().ok().filter(|_| is_number).ok_or(InvalidHead)?;
         if length.is_some_and(|length| length != value) {
             return Err(InvalidHead);
         }
@@ -40,40 +63,62 @@ fn kept(fields: &[httparse::Header<'_>]) -> Headers {
     fields.iter().map(|field| (field.name.as_bytes(), field.value)).collect()
 }
 
-/// A request head and how long it is.
-pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing, usize), InvalidHead> {
+/// A request head.
+pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing), InvalidHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else { return Err(InvalidHead) };
+    let Ok(httparse::Status::Complete(_)) = request.parse(bytes) else { return Err(InvalidHead) };
     let headers = kept(request.headers);
-    let framing =
-        if is_chunked(&headers) { Framing::Chunked } else { Framing::Length(content_length(&headers)?.unwrap_or(0)) };
+    let framing = if is_chunked(&headers) {
+        Framing::Chunked
+    } else if headers.get("transfer-encoding").is_some() {
+        // Nobody can tell where it ends (RFC 9112 §6.3).
+        return Err(InvalidHead);
+    } else {
+        Framing::Length(content_length(&headers)?.unwrap_or(0))
+    };
+    let (authority, target) = split_target(request.path.unwrap_or_default());
+    let host = authority.or(headers.get("host"));
     let head = RequestHead {
         method: request.method.unwrap_or_default().into(),
-        target: request.path.unwrap_or_default().into(),
-        host: headers.get("host").map(|host| host.to_ascii_lowercase().into()),
+        target: target.into(),
+        host: host.map(|host| host.to_ascii_lowercase().into()),
         headers,
     };
-    Ok((head, framing, length))
+    Ok((head, framing))
 }
 
-/// A response head and how long it is; `method` is that of its request.
-pub fn response(bytes: &[u8], method: &str) -> Result<(ResponseHead, Framing, usize), InvalidHead> {
+/// What is asked of a proxy names the host, which counts before the `Host` field (RFC 9112 §3.2.2).
+fn split_target(target: &str) -> (Option<&str>, &str) {
+    let Some(rest) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
+        return (None, target);
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    (Some(authority), if path.is_empty() { "/" } else { path })
+}
+
+/// A response head. Clients forgive servers much, and so does this.
+pub fn response(bytes: &[u8], asked: Asked) -> Result<(ResponseHead, Framing), InvalidHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
-    let Ok(httparse::Status::Complete(length)) = response.parse(bytes) else { return Err(InvalidHead) };
+    let parsed = httparse::ParserConfig::default()
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_multiple_spaces_in_response_status_delimiters(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .parse_response(&mut response, bytes);
+    let Ok(httparse::Status::Complete(_)) = parsed else { return Err(InvalidHead) };
     let status = response.code.unwrap_or_default();
     let headers = kept(response.headers);
     let framing = match status {
         101 => Framing::Tunnel,
-        200..300 if method == "CONNECT" => Framing::Tunnel,
+        200..300 if asked == Asked::Connect => Framing::Tunnel,
         100..200 | 204 | 304 => Framing::Length(0),
-        _ if method == "HEAD" => Framing::Length(0),
+        _ if asked == Asked::Head => Framing::Length(0),
         _ if is_chunked(&headers) => Framing::Chunked,
         _ if headers.get("transfer-encoding").is_some() => Framing::Close,
         _ => content_length(&headers)?.map_or(Framing::Close, Framing::Length),
     };
-    Ok((ResponseHead { status, headers }, framing, length))
+    Ok((ResponseHead { status, headers }, framing))
 }
 
 /// Where a head ends: after its first empty line. `searched` bytes were looked at before.
@@ -111,22 +156,23 @@ pub fn may_begin_response(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Framing, InvalidHead, end, request, response};
+    use super::{Asked, Framing, InvalidHead, end, request, response};
 
     #[test]
     fn secrets_are_not_kept() {
         let bytes = b"POST /v1/messages HTTP/1.1\r\nHost: API.Example:8443\r\nX-Api-Key: sk-1\r\nAuthorization: Bearer x\r\nCookie: a\r\n\
             x-amz-security-token: t\r\nContent-Length: 2\r\nX-Kept: 1\r\n\r\n{}";
-        let (head, framing, length) = request(bytes).expect("a head");
+        let (head, framing) = request(bytes).expect("a head");
         assert_eq!(head.host.as_deref(), Some("api.example:8443"));
         assert_eq!(head.headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["host", "content-length", "x-kept"]);
-        assert_eq!((framing, length), (Framing::Length(2), bytes.len() - 2));
+        assert_eq!(framing, Framing::Length(2));
     }
 
     #[test]
     fn framing_of_answers() {
         let framing = |fields: &str, status: u16, method: &str| {
-            response(format!("HTTP/1.1 {status} X\r\n{fields}\r\n").as_bytes(), method).map(|(_, framing, _)| framing)
+            response(format!("HTTP/1.1 {status} X\r\n{fields}\r\n").as_bytes(), Asked::by(method))
+                .map(|(_, framing)| framing)
         };
         assert_eq!(framing("Content-Length: 5\r\n", 200, "POST"), Ok(Framing::Length(5)));
         assert_eq!(framing("Content-Length: 5\r\n", 200, "HEAD"), Ok(Framing::Length(0)));
@@ -141,6 +187,31 @@ mod tests {
         assert_eq!(framing("Content-Length: 5\r\nContent-Length: 6\r\n", 200, "GET"), Err(InvalidHead));
         assert_eq!(framing("Content-Length: 5, 5\r\n", 200, "GET"), Ok(Framing::Length(5)));
         assert_eq!(framing("Content-Length: -5\r\n", 200, "GET"), Err(InvalidHead));
+        assert_eq!(framing("Content-Length: +5\r\n", 200, "GET"), Err(InvalidHead));
+        assert_eq!(framing("Content-Length:\r\n", 200, "GET"), Err(InvalidHead));
+        assert_eq!(framing("X-Folded: a\r\n b\r\nContent-Length: 3\r\n", 200, "GET"), Ok(Framing::Length(3)));
+    }
+
+    #[test]
+    fn framing_of_requests() {
+        let framing =
+            |fields: &str| request(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()).map(|(_, framing)| framing);
+        assert_eq!(framing(""), Ok(Framing::Length(0)));
+        assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
+        assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(InvalidHead));
+        assert_eq!(framing("X-Folded: a\r\n b\r\n"), Err(InvalidHead));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_proxy_names_the_host() {
+        let head = |target: &str| {
+            request(format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n").as_bytes()).expect("a head").0
+        };
+        let split =
+            |target: &str| (head(target).host.unwrap_or_default().into_string(), head(target).target.into_string());
+        assert_eq!(split("http://API.example:80/v1/x?y"), ("api.example:80".into(), "/v1/x?y".into()));
+        assert_eq!(split("http://api.example"), ("api.example".into(), "/".into()));
+        assert_eq!(split("/v1/x"), ("proxy".into(), "/v1/x".into()));
     }
 
     #[test]

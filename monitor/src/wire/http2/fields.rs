@@ -1,20 +1,15 @@
 //! Field sections of HTTP/2: HPACK (RFC 7541) with one direction's table.
 
-use loona_hpack::Decoder;
-
+use super::hpack::{Field, Table};
 use crate::wire::{Headers, RequestHead, ResponseHead};
 
-/// Largest dynamic table that a peer may ask for.
-const TABLE: usize = 64 * 1024;
 /// Fields of a section that are looked at; bytes of them that are kept.
 const FIELDS: usize = 256;
 const BYTES: usize = 64 * 1024;
-/// Entries that stand for those of a table whose beginning was not seen.
-const UNKNOWN: usize = 512;
 
 /// Decodes the field sections of one direction.
 pub struct FieldDecoder {
-    table: Decoder<'static>,
+    table: Table,
 }
 
 /// The fields of one section.
@@ -32,34 +27,28 @@ pub struct Fields {
 
 impl FieldDecoder {
     pub fn new() -> Self {
-        let mut table = Decoder::new();
-        table.set_max_allowed_table_size(TABLE);
-        Self { table }
+        Self { table: Table::new() }
     }
 
-    /// For a table whose earlier entries are not known. Positions count from the newest entry, so entries that stand for the unknown
-    /// ones keep those that follow in their places; the largest size is assumed, for a table that keeps too much is right all the same.
+    /// For a table whose earlier entries are not known.
     pub fn in_the_middle() -> Self {
-        let mut decoder = Self::new();
-        decoder.table.set_max_table_size(TABLE);
-        // A literal field with incremental indexing, without name or value.
-        let unknown = [0x40, 0, 0].repeat(UNKNOWN);
-        if decoder.table.decode_with_cb(&unknown, |_, _| {}).is_err() {
-            decoder = Self::new();
-        }
-        decoder
+        Self { table: Table::in_the_middle() }
     }
 
     /// Decodes a whole section.
     pub fn decode(&mut self, section: &[u8]) -> Fields {
-        let (mut fields, mut count, mut bytes) = (Fields::default(), 0, 0);
-        let result = self.table.decode_with_cb(section, |name, value| {
+        let (mut fields, mut count, mut bytes) = (Fields::default(), 0, 0_usize);
+        let result = self.table.decode(section, &mut |Field { name, value }| {
             count += 1;
-            bytes += name.len() + value.len();
-            if name.is_empty() {
+            let (Some(name), Some(value)) = (name, value) else {
                 fields.is_partial = true;
-            } else if count <= FIELDS && bytes <= BYTES {
-                fields.take(&name, &value);
+                return;
+            };
+            bytes = bytes.saturating_add(name.len() + value.len());
+            if count <= FIELDS && bytes <= BYTES {
+                fields.take(name, value);
+            } else {
+                fields.is_partial = true;
             }
         });
         if result.is_err() {
@@ -84,13 +73,20 @@ impl Fields {
         }
     }
 
+    /// Of a section that did not come whole.
+    pub fn unknown() -> Self {
+        Self { is_partial: true, ..Self::default() }
+    }
+
     pub fn status(&self) -> Option<u16> {
         self.status
     }
 
     /// Whether everything is known that tells what a request is for and where it goes.
     pub fn is_request(&self) -> bool {
-        self.method.is_some() && self.path.is_some() && (self.authority.is_some() || self.headers.get("host").is_some())
+        let is_tunnel = self.method.as_deref() == Some("CONNECT");
+        let has_host = self.authority.is_some() || self.headers.get("host").is_some();
+        self.method.is_some() && (self.path.is_some() || is_tunnel) && has_host
     }
 
     /// Whether the stream is to become a WebSocket (RFC 8441).
@@ -143,17 +139,15 @@ mod tests {
 
     #[test]
     fn what_was_said_before_is_unknown_and_what_follows_is_right() {
-        let mut encoder = Encoder::new();
-        for before in 0..20 {
-            encode(&mut encoder, &format!("/before/{before}"));
-        }
+        // `:method: POST`, `:path: /c` to be kept, and the authority, which was sent before and is now a place in the table (63).
         let mut decoder = FieldDecoder::in_the_middle();
-        let first = decoder.decode(&encode(&mut encoder, "/c"));
-        // The authority was sent before, and now only its place in the table.
+        let first = decoder.decode(&[0x83, 0x44, 2, b'/', b'c', 0xbf]);
         assert!(first.is_partial && !first.is_request());
-        assert_eq!((first.method.as_deref(), first.path.as_deref(), first.authority.as_deref()), (Some("POST"), Some("/c"), None));
-        let again = decoder.decode(&encode(&mut encoder, "/c"));
-        assert_eq!(again.path.as_deref(), Some("/c"));
+        assert_eq!((first.method.as_deref(), first.path.as_deref(), first.authority), (Some("POST"), Some("/c"), None));
+        // The path is the newest entry now (62).
+        let again = decoder.decode(&[0x83, 0xbe, 0x41, 1, b'h']);
+        assert!(!again.is_partial && again.is_request());
+        assert_eq!((again.path.as_deref(), again.authority.as_deref()), (Some("/c"), Some("h")));
     }
 
     #[test]

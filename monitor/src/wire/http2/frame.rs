@@ -65,6 +65,24 @@ impl Frame {
         matches!(self.kind, Kind::Data | Kind::Headers) && self.flags & END_STREAM != 0
     }
 
+    pub fn is_acknowledgement(self) -> bool {
+        matches!(self.kind, Kind::Settings | Kind::Ping) && self.flags & ACK != 0
+    }
+
+    /// Whether the peers would take it for a frame.
+    pub fn is_valid(self) -> bool {
+        match self.kind {
+            Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => self.stream != 0,
+            Kind::Priority => self.stream != 0 && self.length == 5,
+            Kind::Reset => self.stream != 0 && self.length == 4,
+            Kind::Settings => self.stream == 0 && self.length.is_multiple_of(6),
+            Kind::Ping => self.stream == 0 && self.length == 8,
+            Kind::GoAway => self.stream == 0 && self.length >= 8,
+            Kind::WindowUpdate => self.length == 4,
+            Kind::Other(_) => true,
+        }
+    }
+
     pub fn ends_headers(self) -> bool {
         self.flags & END_HEADERS != 0
     }
@@ -93,12 +111,10 @@ impl Frame {
         let is_reserved_clear = header.get(5).is_some_and(|byte| byte & 0x80 == 0);
         let fits = match frame.kind {
             Kind::Data => of_stream && has_flags(END_STREAM | PADDED),
-            Kind::Headers => {
-                of_stream && frame.length > 0 && has_flags(END_STREAM | END_HEADERS | PADDED | PRIORITY)
-            }
+            Kind::Headers => of_stream && frame.length > 0 && has_flags(END_STREAM | END_HEADERS | PADDED | PRIORITY),
             Kind::Priority => of_stream && frame.length == 5 && has_flags(0),
             Kind::Reset => of_stream && frame.length == 4 && has_flags(0),
-            Kind::Settings => of_connection && frame.length % 6 == 0 && frame.length <= 600 && has_flags(ACK),
+            Kind::Settings => of_connection && frame.length.is_multiple_of(6) && frame.length <= 600 && has_flags(ACK),
             Kind::PushPromise => {
                 direction == Direction::Response && of_stream && frame.length > 4 && has_flags(END_HEADERS | PADDED)
             }

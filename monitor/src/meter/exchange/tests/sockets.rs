@@ -46,8 +46,9 @@ fn tell(message: Value) -> (Direction, Value) {
     (Direction::Response, message)
 }
 
-fn response(kind: &str, id: &str, usage: Option<Value>) -> (Direction, Value) {
+fn response(kind: &str, id: &str, usage: impl Into<Value>) -> (Direction, Value) {
     let status = kind.rsplit('.').next().unwrap_or_default();
+    let usage: Value = usage.into();
     let response = json!({"id": id, "object": "response", "status": status, "model": "gpt-5.1-codex", "usage": usage});
     tell(json!({"type": kind, "response": response}))
 }
@@ -59,9 +60,9 @@ fn create(extra: &Value) -> (Direction, Value) {
     ask(body)
 }
 
-fn used(input: u64) -> Option<Value> {
-    Some(json!({"input_tokens": input, "output_tokens": 50, "total_tokens": input + 50,
-        "input_tokens_details": {"cached_tokens": 10}, "output_tokens_details": {"reasoning_tokens": 20}}))
+fn used(input: u64) -> Value {
+    json!({"input_tokens": input, "output_tokens": 50, "total_tokens": input + 50,
+        "input_tokens_details": {"cached_tokens": 10}, "output_tokens_details": {"reasoning_tokens": 20}})
 }
 
 #[test]
@@ -72,19 +73,19 @@ fn each_response_is_a_call_and_warming_up_is_free() {
         "/v1/responses",
         &[
             create(&json!({"generate": false})),
-            response("response.created", "resp_0", None),
+            response("response.created", "resp_0", ()),
             response("response.completed", "resp_0", used(10)),
             create(&json!({"previous_response_id": "resp_0"})),
-            response("response.created", "resp_1", None),
+            response("response.created", "resp_1", ()),
             tell(json!({"type": "response.output_text.delta", "delta": "It is fixed"})),
             response("response.completed", "resp_1", used(110)),
             create(&nothing),
-            response("response.created", "resp_2", None),
+            response("response.created", "resp_2", ()),
             response("response.incomplete", "resp_2", used(60)),
             create(&nothing),
             tell(error),
             create(&nothing),
-            response("response.created", "resp_3", None),
+            response("response.created", "resp_3", ()),
             tell(json!({"type": "response.output_text.delta", "delta": "Only the beginning of an answer"})),
         ],
     );
@@ -173,8 +174,33 @@ fn turns_of_the_live_api_are_calls() {
 }
 
 #[test]
+fn a_call_of_which_a_message_was_lost_is_a_floor() {
+    let head =
+        RequestHead { target: "/v1/responses".into(), host: Some("api.openai.com".into()), ..RequestHead::default() };
+    let mut socket = Socket::new(&head);
+    let (mut meter, mut bases) = (None, Vec::new());
+    let mut take = |_: u64, event: Event<'_>| match event {
+        Event::Request(head) => meter = Some(Meter::new(head)),
+        Event::End(end) => bases.extend(meter.take().map(|meter: Meter| meter.finish(end).basis.name())),
+        event => meter.as_mut().expect("an open call").on(&event),
+    };
+    for is_lossy in [false, true] {
+        let steps =
+            [create(&json!({})), response("response.created", "r", ()), response("response.completed", "r", used(20))];
+        for (index, (direction, message)) in steps.into_iter().enumerate() {
+            if is_lossy && index == 2 {
+                socket.message(direction, &Message { event: None, data: b"", truncated: true }, &mut take);
+            }
+            let data = message.to_string();
+            socket.message(direction, &Message { event: None, data: data.as_bytes(), truncated: false }, &mut take);
+        }
+    }
+    assert_eq!(bases, ["measured", "floor"]);
+}
+
+#[test]
 fn hostile_messages_do_no_harm() {
-    let many: Vec<_> = (0..100).map(|index| response("response.created", &format!("r{index}"), None)).collect();
+    let many: Vec<_> = (0..100).map(|index| response("response.created", &format!("r{index}"), ())).collect();
     assert_eq!(calls("/v1/responses", &many).len(), 100);
     let odd = [json!([]), json!({"type": 5}), json!({"type": "response.done"}), json!({"serverContent": 1})];
     for target in ["/v1/realtime", "/ws/BidiGenerateContent", "/?%"] {
