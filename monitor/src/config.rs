@@ -8,7 +8,11 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{price::Money, probe::Capacity};
+use crate::{
+    meter::tool::{Rule, Rules},
+    price::Money,
+    probe::Capacity,
+};
 
 /// Where the daemon listens, and its clients look for it.
 pub const SOCKET: &str = "/run/tollgate/tollgate.sock";
@@ -24,6 +28,8 @@ pub struct Config {
     pub budget: Budget,
     pub cgroup: Cgroup,
     pub kernel: Kernel,
+    /// Tools that cost, in the order in which they are looked for.
+    pub tool: Vec<Rule>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -138,7 +144,13 @@ impl Config {
                 config.cgroup.subtree
             ));
         }
+        Rules::new(config.tool.clone()).map_err(|error| error.to_string())?;
         Ok(config)
+    }
+
+    /// What calls of tools cost.
+    pub fn tools(&self) -> Rules {
+        Rules::new(self.tool.clone()).unwrap_or_default()
     }
 
     pub fn state_dir(&self) -> &Path {
@@ -171,6 +183,8 @@ mod tests {
         assert!(wrong("[budget]\nfirst_hold = \"1e3\"").starts_with("line 2: `1e3` is not an amount in USD"));
         assert!(wrong("[kernel]\nring_mib = 3").contains("power of two"));
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
+        assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice = 1").contains("unknown field `price`"));
+        assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice_per_item = \"1\"").contains("`items`"));
         assert!(wrong("nonsense").starts_with("line 1: "));
     }
 }

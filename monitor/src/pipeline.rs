@@ -5,12 +5,12 @@
 //! **Invariant:** pure: no clock, no file, no socket. The same bytes at the same times give the same [`Step`]s.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use jiff::Timestamp;
 
 use crate::{
-    meter::{Basis, Billing, Meter, Metered, Usage},
+    meter::{Basis, Billing, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
     price::{Catalogue, Money, Price, Query, Quote},
     wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
@@ -72,6 +72,8 @@ struct Exchanges {
     scheme: &'static str,
     open: VecDeque<Open>,
     at: Timestamp,
+    tools: Arc<Rules>,
+    always_estimates: bool,
 }
 
 struct Open {
@@ -82,15 +84,42 @@ struct Open {
     unsaid: usize,
     /// The last figures were said.
     is_final: bool,
+    /// It became a WebSocket, whose calls are exchanges of their own.
+    socket: Option<Box<Socket>>,
+    head: SocketHead,
 }
+
+/// What of the request's head tells about the calls on a WebSocket that it opens.
+type SocketHead = Option<Box<RequestHead>>;
 
 /// Answer bytes after which the running cost is said again.
 const SAY_EVERY: usize = 2048;
 
 impl Pipeline {
     pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
-        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH };
+        let exchanges = Exchanges {
+            catalogue,
+            scheme,
+            open: VecDeque::new(),
+            at: Timestamp::UNIX_EPOCH,
+            tools: Arc::default(),
+            always_estimates: false,
+        };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
+    }
+
+    /// With an administrator's rules for calls of tools.
+    #[must_use]
+    pub fn with_tools(mut self, tools: Arc<Rules>) -> Self {
+        self.exchanges.tools = tools;
+        self
+    }
+
+    /// Also estimates what the provider reports, to hold the two against each other.
+    #[must_use]
+    pub fn with_estimates(mut self) -> Self {
+        self.exchanges.always_estimates = true;
+        self
     }
 
     /// Bytes passed at this time.
@@ -123,19 +152,32 @@ impl wire::Sink for Steps<'_> {
         match event {
             Event::Request(head) => {
                 let url = self.exchanges.url(head);
+                let mut meter = Meter::with_tools(head, Arc::clone(&self.exchanges.tools));
+                if self.exchanges.always_estimates {
+                    meter.estimate_always();
+                }
                 self.exchanges.open.push_back(Open {
                     id: exchange,
-                    meter: Meter::new(head),
+                    meter,
                     url,
                     unsaid: 0,
                     is_final: false,
+                    socket: None,
+                    head: upgradable(head),
                 });
                 (self.out)(Step::Started { exchange });
             }
+            Event::Socket(direction, message) => {
+                self.with_socket(exchange, &mut |socket, out| socket.message(direction, &message, out));
+            }
             Event::End(end) => {
+                self.with_socket(exchange, &mut |socket, out| socket.close(end, out));
                 if let Some(index) = self.exchanges.open.iter().position(|open| open.id == exchange)
-                    && let Some(open) = self.exchanges.open.remove(index)
+                    && let Some(mut open) = self.exchanges.open.remove(index)
                 {
+                    if open.socket.as_ref().is_some_and(|socket| socket.is_unread()) {
+                        open.meter.set_unread();
+                    }
                     if self.exchanges.open.is_empty() {
                         // An idle connection holds next to nothing.
                         self.exchanges.open = VecDeque::new();
@@ -153,7 +195,41 @@ impl wire::Sink for Steps<'_> {
     }
 }
 
+/// Receives the events of the calls on a WebSocket.
+type CallEvents<'a> = &'a mut dyn FnMut(CallNumber, Event<'_>);
+
+/// Requests that may become WebSockets (RFC 6455 §4.1, RFC 8441 §4).
+fn upgradable(head: &RequestHead) -> SocketHead {
+    let may_be = matches!(&*head.method, "GET" | "CONNECT");
+    may_be.then(|| {
+        Box::new(RequestHead { target: head.target.clone(), host: head.host.clone(), ..RequestHead::default() })
+    })
+}
+
+/// Marks the calls on a WebSocket: their ids are made of that of the exchange that opened it and their ordinal on it.
+const ON_SOCKET: u64 = 1 << 63;
+const ORDINAL_BITS: u32 = 24;
+
+fn on_socket(socket: ExchangeId, call: CallNumber) -> ExchangeId {
+    ExchangeId(ON_SOCKET | (socket.0 << ORDINAL_BITS) & !ON_SOCKET | call & ((1 << ORDINAL_BITS) - 1))
+}
+
 impl Steps<'_> {
+    /// Lets the WebSocket that an exchange became tell its calls.
+    fn with_socket(&mut self, exchange: ExchangeId, work: &mut dyn FnMut(&mut Socket, CallEvents<'_>)) {
+        let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
+        if open.socket.is_none()
+            && let Some(head) = open.head.take()
+        {
+            open.socket = Some(Box::new(Socket::new(&head)));
+        }
+        let Some(mut socket) = open.socket.take() else { return };
+        work(&mut socket, &mut |call, event| wire::Sink::event(self, on_socket(exchange, call), event));
+        if let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) {
+            open.socket = Some(socket);
+        }
+    }
+
     fn pass_on(&mut self, exchange: ExchangeId, event: &Event<'_>) {
         let (catalogue, at) = (self.exchanges.catalogue, self.exchanges.at);
         let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
@@ -161,7 +237,8 @@ impl Steps<'_> {
         match event {
             Event::RequestEnd => {
                 let may_cost = open.meter.may_cost();
-                let least = if may_cost { running_cost(catalogue, open, at) } else { None };
+                let least = open.meter.least_tool_cost();
+                let least = if may_cost { least.or_else(|| running_cost(catalogue, open, at)) } else { None };
                 let model = open.meter.model_requested().map(Into::into);
                 (self.out)(Step::Asked { exchange, may_cost, model, least });
             }
@@ -194,6 +271,9 @@ impl Exchanges {
 
     fn charge(&self, open: Open, end: End) -> Charge {
         let metered = open.meter.finish(end);
+        if let Kind::Tool(_) = metered.kind {
+            return by_rule(metered);
+        }
         match metered.billing {
             Billing::Free => {
                 Charge { metered, cost: Some(Money::ZERO), tokens_cost: Some(Money::ZERO), row: None, note: None }
@@ -212,8 +292,43 @@ impl Exchanges {
                 row: None,
                 note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
-            Billing::Charge | Billing::Once => self.price(metered, &open.url),
+            Billing::Charge | Billing::Once if metered.parts.is_empty() => self.price(metered, &open.url),
+            Billing::Charge | Billing::Once => self.price_parts(metered, &open.url),
         }
+    }
+
+    /// Prices the work of each model of a call by its own rates. The row is that of the model that cost the most.
+    fn price_parts(&self, metered: Metered, url: &str) -> Charge {
+        let mut rest = metered.usage;
+        let mut works: Vec<Metered> = Vec::new();
+        for part in &metered.parts {
+            for (bucket, tokens) in part.usage.iter() {
+                rest.set(bucket, rest.get(bucket).saturating_sub(tokens));
+            }
+            works.push(Metered {
+                model_requested: None,
+                model_reported: Some(part.model.clone()),
+                usage: part.usage,
+                units: Default::default(),
+                parts: Vec::new(),
+                ..metered.clone()
+            });
+        }
+        if !rest.is_zero() || !metered.units.is_zero() {
+            works.push(Metered { usage: rest, parts: Vec::new(), ..metered.clone() });
+        }
+        let mut all = Charge { metered, cost: None, tokens_cost: None, row: None, note: None };
+        let mut dearest = Money::ZERO;
+        for work in works {
+            let charge = self.price(work, url);
+            all.cost = sum(all.cost, charge.cost);
+            all.tokens_cost = sum(all.tokens_cost, charge.tokens_cost);
+            all.note = charge.note.or(all.note);
+            if charge.cost >= Some(dearest) && charge.row.is_some() {
+                (dearest, all.row) = (charge.cost.unwrap_or_default(), charge.row);
+            }
+        }
+        all
     }
 
     fn price(&self, metered: Metered, url: &str) -> Charge {
@@ -246,6 +361,19 @@ impl Exchanges {
             }
         }
     }
+}
+
+fn sum(one: Option<Money>, other: Option<Money>) -> Option<Money> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (known, None) | (None, known) => known,
+    }
+}
+
+/// The call of a tool. One that no rule names may cost something elsewhere, which nobody has told us.
+fn by_rule(metered: Metered) -> Charge {
+    let cost = metered.tool_cost.or(Some(Money::ZERO));
+    Charge { metered, cost, tokens_cost: Some(Money::ZERO), row: None, note: None }
 }
 
 /// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.

@@ -5,11 +5,15 @@
 //! **Invariant:** every exchange of the recording gives a line; one that cannot be read gives a line that says why.
 #![forbid(unsafe_code)]
 
+mod error;
+
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io::{self, BufRead, BufReader},
     path::Path,
     str::FromStr,
+    sync::Arc,
 };
 
 use base64::Engine as _;
@@ -17,16 +21,19 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    meter::{Basis, Units, Usage},
+    meter::{Basis, Kind, Units, Usage, tool::Rules},
     pipeline::{Charge, Pipeline, Row, Step},
     price::{Catalogue, Money},
     wire::{Direction, StreamOffset},
 };
 
+pub use error::{Errors, Sample};
+
 /// How the bytes are cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Chunks {
     /// Each direction in one piece.
+    #[default]
     Whole,
     /// After each line feed.
     Lines,
@@ -66,6 +73,15 @@ pub struct Line {
     /// Why there is no cost, what it leaves out, or why the exchange could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The tool that was called, where no model was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// What the meter would have said without the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Usage>,
+    /// The exchange that gave the same answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<String>,
     /// The exchange could not be read.
     #[serde(skip)]
     pub is_error: bool,
@@ -79,6 +95,17 @@ struct Recorded {
     started_date_time: Option<Timestamp>,
     request: Request,
     response: Response,
+    /// Messages of a WebSocket, as browsers record them.
+    #[serde(default, rename = "_webSocketMessages")]
+    socket: Vec<SocketMessage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SocketMessage {
+    /// `send` or `receive`.
+    #[serde(rename = "type")]
+    way: String,
+    data: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,7 +165,38 @@ pub fn replay(
     at: Option<Timestamp>,
     on_line: &mut dyn FnMut(Line) -> io::Result<()>,
 ) -> io::Result<()> {
+    replay_with(path, &Options { chunks, at, ..Options::default() }, on_line)
+}
+
+/// How to replay.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub chunks: Chunks,
+    /// Price as of this time.
+    pub at: Option<Timestamp>,
+    /// Put an estimate beside what was reported.
+    pub estimate: bool,
+    /// Charge an answer once, however often the recording has it.
+    pub once: bool,
+    /// What calls of tools cost.
+    pub tools: Arc<Rules>,
+}
+
+/// As [`replay`], with all options.
+///
+/// # Errors
+/// When the file cannot be read, or `on_line` fails.
+pub fn replay_with(path: &Path, options: &Options, on_line: &mut dyn FnMut(Line) -> io::Result<()>) -> io::Result<()> {
     let catalogue = Catalogue::embedded();
+    let mut charged = HashMap::new();
+    let mut on_line = |lines: Vec<Line>| {
+        lines.into_iter().try_for_each(|mut line| {
+            if options.once {
+                mark_repeated(&mut line, &mut charged);
+            }
+            on_line(line)
+        })
+    };
     let mut reader = open(path)?;
     if reader.fill_buf()?.starts_with(BOM) {
         reader.consume(BOM.len());
@@ -147,7 +205,7 @@ pub fn replay(
         let har: Har = serde_json::from_reader(reader)?;
         for (index, entry) in har.log.entries.into_iter().enumerate() {
             let id = format!("entries/{index}");
-            on_line(replay_one(serde_json::from_value(entry), &id, chunks, at, catalogue))?;
+            on_line(replay_one(serde_json::from_value(entry), &id, options, catalogue))?;
         }
         return Ok(());
     }
@@ -158,10 +216,34 @@ pub fn replay(
             break;
         }
         if !line.trim_ascii().is_empty() {
-            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), chunks, at, catalogue))?;
+            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), options, catalogue))?;
         }
     }
     Ok(())
+}
+
+/// Answers that are remembered, to know them again.
+const REMEMBERED: usize = 1_000_000;
+
+/// Says of an answer that was charged before that it costs nothing again.
+fn mark_repeated(line: &mut Line, charged: &mut HashMap<(Option<String>, String), String>) {
+    let (Some(response), Some(id)) = (line.response_id.clone(), line.id.clone()) else { return };
+    let is_costly = !matches!(line.basis, Basis::None) && line.tool.is_none();
+    if !is_costly {
+        return;
+    }
+    match charged.entry((line.provider.clone(), response)) {
+        Entry::Occupied(first) => {
+            line.repeats = Some(first.get().clone());
+            (line.cost_usd, line.tokens_usd) = (Some(Money::ZERO), Some(Money::ZERO));
+        }
+        Entry::Vacant(place) => {
+            place.insert(id);
+            if charged.len() > REMEMBERED {
+                charged.clear();
+            }
+        }
+    }
 }
 
 /// Byte order mark, which some editors write.
@@ -184,25 +266,34 @@ fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
 fn replay_one(
     recorded: Result<Recorded, serde_json::Error>,
     fallback_id: &str,
-    chunks: Chunks,
-    at: Option<Timestamp>,
+    options: &Options,
     catalogue: &'static Catalogue,
-) -> Line {
+) -> Vec<Line> {
     let recorded = match recorded {
         Ok(recorded) => recorded,
-        Err(error) => return unreadable(Some(fallback_id.to_owned()), format!("not a recorded exchange: {error}")),
+        Err(error) => {
+            return vec![unreadable(Some(fallback_id.to_owned()), format!("not a recorded exchange: {error}"))];
+        }
     };
     let id = recorded.id.clone().unwrap_or_else(|| fallback_id.to_owned());
-    let Some(at) = at.or(recorded.started_date_time) else {
-        return unreadable(Some(id), "no time was recorded to price at: give one with --at".into());
+    let Some(at) = options.at.or(recorded.started_date_time) else {
+        return vec![unreadable(Some(id), "no time was recorded to price at: give one with --at".into())];
     };
     match wire_bytes(&recorded) {
         Ok((request, response)) => {
             let scheme = if recorded.request.url.starts_with("http://") { "http" } else { "https" };
-            let steps = feed(&request, &response, chunks, at, Pipeline::new(catalogue, scheme));
-            line(id, steps)
+            let mut pipeline = Pipeline::new(catalogue, scheme).with_tools(Arc::clone(&options.tools));
+            if options.estimate {
+                pipeline = pipeline.with_estimates();
+            }
+            let mut pieces = vec![(Direction::Request, request), (Direction::Response, response)];
+            pieces.extend(frames(&recorded));
+            match feed(&pieces, options.chunks, at, pipeline) {
+                Ok(charges) => lines(&id, charges),
+                Err(why) => vec![unreadable(Some(id), why)],
+            }
         }
-        Err(why) => unreadable(Some(id), why),
+        Err(why) => vec![unreadable(Some(id), why)],
     }
 }
 
@@ -220,15 +311,25 @@ fn unreadable(id: Option<String>, why: String) -> Line {
         basis: Basis::None,
         price_row: None,
         note: Some(why),
+        tool: None,
+        estimate: None,
+        repeats: None,
         is_error: true,
     }
 }
 
-fn line(id: String, charges: Result<Charge, String>) -> Line {
-    let charge = match charges {
-        Ok(charge) => charge,
-        Err(why) => return unreadable(Some(id), why),
-    };
+/// The line of an exchange. One that became a WebSocket gives a line for each call on it, if there was any.
+fn lines(id: &str, charges: Vec<Charge>) -> Vec<Line> {
+    let is_socket = charges.len() > 1;
+    let calls = charges.len().saturating_sub(usize::from(is_socket));
+    let shown = charges.into_iter().take(calls).enumerate();
+    shown
+        .map(|(index, charge)| line(if is_socket { format!("{id}#{}", index + 1) } else { id.to_owned() }, charge))
+        .collect()
+}
+
+fn line(id: String, charge: Charge) -> Line {
+    let tool = if let Kind::Tool(name) = &charge.metered.kind { Some(name.to_string()) } else { None };
     let model = charge.metered.model().map(str::to_owned);
     Line {
         id: Some(id),
@@ -243,6 +344,9 @@ fn line(id: String, charges: Result<Charge, String>) -> Line {
         basis: charge.metered.basis,
         price_row: charge.row,
         note: charge.note,
+        tool,
+        estimate: charge.metered.estimate,
+        repeats: None,
         is_error: false,
     }
 }
@@ -327,31 +431,63 @@ fn message(mut head: String, headers: &[Field], body: &[u8], decoded: bool, is_r
     bytes
 }
 
+/// Messages of one direction of a WebSocket, as frames of text (RFC 6455 §5.2), each with its place among those of both directions.
+fn frames(recorded: &Recorded) -> Vec<(Direction, Vec<u8>)> {
+    let messages = recorded.socket.iter().map(|message| {
+        let (direction, mask) =
+            if message.way == "send" { (Direction::Request, 0x80) } else { (Direction::Response, 0) };
+        let mut frame = vec![0x81];
+        match (u8::try_from(message.data.len()), u16::try_from(message.data.len())) {
+            (Ok(length @ ..126), _) => frame.push(mask | length),
+            (_, Ok(length)) => {
+                frame.push(mask | 126);
+                frame.extend_from_slice(&length.to_be_bytes());
+            }
+            _ => {
+                frame.push(mask | 127);
+                frame.extend_from_slice(&(message.data.len() as u64).to_be_bytes());
+            }
+        }
+        if mask != 0 {
+            // A mask of zeros changes nothing.
+            frame.extend_from_slice(&[0; 4]);
+        }
+        frame.extend_from_slice(message.data.as_bytes());
+        (direction, frame)
+    });
+    messages.collect()
+}
+
+/// Feeds pieces in their order, each cut further, and gives what the exchanges came to, in the order in which they ended.
 fn feed(
-    request: &[u8],
-    response: &[u8],
+    pieces: &[(Direction, Vec<u8>)],
     chunks: Chunks,
     at: Timestamp,
     mut pipeline: Pipeline,
-) -> Result<Charge, String> {
-    let (mut charge, mut unread) = (None, None);
+) -> Result<Vec<Charge>, String> {
+    let (mut charges, mut unread) = (Vec::new(), None);
     let mut take = |step: Step| match step {
-        Step::Finished { charge: finished, .. } if charge.is_none() => charge = Some(*finished),
+        Step::Finished { charge, .. } => charges.push(*charge),
         Step::Unreadable(why) => unread = Some(why.to_string()),
         _ => {}
     };
     let mut cutter = Cutter::new(chunks);
-    for (direction, bytes) in [(Direction::Request, request), (Direction::Response, response)] {
-        let mut offset = 0;
-        while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
-            let length = cutter.length(rest);
-            let piece = rest.get(..length).unwrap_or(rest);
-            pipeline.push(direction, StreamOffset(offset as u64), piece, at, &mut take);
-            offset += piece.len();
+    let mut sent = [0_u64; 2];
+    for (direction, bytes) in pieces {
+        let offset = &mut sent[usize::from(*direction == Direction::Response)];
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(cutter.length(rest).min(rest.len()));
+            pipeline.push(*direction, StreamOffset(*offset), piece, at, &mut take);
+            *offset += piece.len() as u64;
+            rest = after;
         }
     }
     pipeline.close(at, &mut take);
-    charge.ok_or_else(|| unread.unwrap_or_else(|| "the recording has no whole request head".into()))
+    if charges.is_empty() {
+        return Err(unread.unwrap_or_else(|| "the recording has no whole request head".into()));
+    }
+    Ok(charges)
 }
 
 /// Decides where pieces end.

@@ -10,9 +10,10 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 
 use crate::{
+    config::Config,
     meter::Basis,
     price::Money,
-    replay::{Chunks, Line, replay},
+    replay::{Chunks, Errors, Line, Options, replay_with},
 };
 
 /// Meter and price recorded exchanges, exactly as live traffic
@@ -29,6 +30,15 @@ pub struct Args {
     /// Price as of this time instead of when each exchange was recorded
     #[arg(long, value_name = "RFC3339")]
     at: Option<Timestamp>,
+    /// Charge an answer once, however often the recording has it (retrievals, repeated requests); later ones name the first
+    #[arg(long)]
+    once: bool,
+    /// Hide from the meter what providers reported, put its estimate beside the report, and sum up the errors
+    #[arg(long)]
+    estimate: bool,
+    /// Take the prices of tools (`[[tool]]`) from this configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// One JSON object per exchange
     #[arg(long)]
     json: bool,
@@ -37,11 +47,19 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut totals = Totals::default();
+    let mut errors = Errors::default();
+    let tools = match &args.config {
+        Some(path) => Config::load(Some(path))?.tools(),
+        None => Default::default(),
+    };
+    let options =
+        Options { chunks: args.chunks, at: args.at, estimate: args.estimate, once: args.once, tools: tools.into() };
     let mut print = |line: Line| {
+        errors.add(&line);
         totals.add(&line);
         if args.json { writeln!(out, "{}", serde_json::to_string(&line)?) } else { writeln!(out, "{}", human(&line)) }
     };
-    let replayed = replay(&args.file, args.chunks, args.at, &mut print);
+    let replayed = replay_with(&args.file, &options, &mut print);
     match replayed {
         // Whoever reads our output has had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
@@ -49,6 +67,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !args.json {
         writeln!(out, "{totals}")?;
+        if args.estimate {
+            writeln!(out, "\n{errors}")?;
+        }
+    } else if args.estimate {
+        eprintln!("{errors}");
     }
     out.flush()?;
     if totals.errors > 0 {
@@ -63,9 +86,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn human(line: &Line) -> String {
     let cost = line.cost_usd.map_or("unpriced".to_owned(), |cost| format!("${cost}"));
+    let repeats = line.repeats.as_ref().map(|first| format!("  (the answer of {first} again)")).unwrap_or_default();
+    let estimate = line
+        .estimate
+        .as_ref()
+        .map(|usage| format!("  (estimated: {} in, {} out)", usage.input_total(), usage.output_total()));
+    let estimate = estimate.unwrap_or_default();
     let note = line.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default();
     format!(
-        "{:<10} {:>14}  {:>8} in {:>7} out  {:<28} {}{note}",
+        "{:<10} {:>14}  {:>8} in {:>7} out  {:<28} {}{repeats}{estimate}{note}",
         line.basis.name(),
         cost,
         line.usage.input_total(),

@@ -1,6 +1,6 @@
 //! From captured bytes to charges.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
@@ -69,10 +69,10 @@ impl Engine {
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
-        let catalogue = self.catalogue;
+        let (catalogue, tools) = (self.catalogue, &self.tools);
         self.connections.entry(id).or_insert_with(|| Connection {
             slot,
-            pipeline: Pipeline::new(catalogue, "https"),
+            pipeline: Pipeline::new(catalogue, "https").with_tools(Arc::clone(tools)),
             starts: Default::default(),
             calls: Default::default(),
         })

@@ -4,7 +4,10 @@
 //! let go only when each of them may go, and everything that it has mapped was looked at. To know them all, it must first be seen stopped with all its threads, and then every record
 //! that it wrote must have been read: only then can no further thread be on its way to the gate.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::state::Engine;
 use crate::{
@@ -91,7 +94,7 @@ impl Engine {
     /// Prices a request by its own bytes, where they name the model.
     fn least_cost(&self, head: &[u8]) -> Option<Money> {
         let mut least = None;
-        let mut pipeline = Pipeline::new(self.catalogue, "https");
+        let mut pipeline = Pipeline::new(self.catalogue, "https").with_tools(Arc::clone(&self.tools));
         let at = jiff::Timestamp::now();
         let mut take = |step: Step| {
             if let Step::Asked { least: cost, .. } = step {

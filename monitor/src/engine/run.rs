@@ -67,6 +67,7 @@ pub fn start(
         ledger: writer,
         alerts,
         catalogue: Catalogue::embedded(),
+        tools: config.tools().into(),
         first_hold: config.budget.first_hold,
         kill_grace: config.budget.kill_grace(),
         clock: Clock::now(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     budget::{Account, HoldId},
     enforce::{Cgroup, Gates, Hierarchy, KillError, Killed},
     ledger::{Entry, Ledger},
+    meter::tool::Rules,
     pipeline::Pipeline,
     price::{Catalogue, Money},
     probe::{ConnectionId, Memberships, Pid, Probes, Slot},
@@ -29,6 +31,7 @@ pub struct Engine {
     pub ledger: Ledger,
     pub alerts: Alerts,
     pub catalogue: &'static Catalogue,
+    pub tools: Arc<Rules>,
     pub first_hold: Money,
     pub kill_grace: Duration,
     pub clock: Clock,

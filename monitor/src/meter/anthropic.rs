@@ -84,7 +84,12 @@ fn take_usage(usage: &Node, report: &mut Report) {
     take_output(usage, used);
     take_iterations(usage, report);
     let tools = usage.get("server_tool_use");
-    for (name, unit) in [("web_search_requests", Unit::WebSearches), ("web_fetch_requests", Unit::WebFetches)] {
+    let units = [
+        ("web_search_requests", Unit::WebSearches),
+        ("web_fetch_requests", Unit::WebFetches),
+        ("code_execution_requests", Unit::CodeExecutions),
+    ];
+    for (name, unit) in units {
         if let Some(count) = tools.and_then(|tools| tools.get(name)).and_then(Node::count) {
             report.units.set(unit, count);
         }
@@ -98,17 +103,23 @@ fn take_usage(usage: &Node, report: &mut Report) {
 fn take_iterations(usage: &Node, report: &mut Report) {
     let Some(iterations) = usage.get("iterations").map(Node::items) else { return };
     report.beside = Usage::default();
+    report.parts.clear();
     for iteration in iterations {
         match iteration.get("type").and_then(Node::text) {
-            Some("compaction") => report.beside.add_all(&compaction(iteration)),
-            // Another model's work, which cannot be priced with this one.
-            Some("advisor_message") => report.is_partial = true,
+            Some("compaction") => report.beside.add_all(&of_iteration(iteration)),
+            // Another model's work, at that model's prices.
+            Some("advisor_message") => match iteration.get("model").and_then(Node::text) {
+                Some(model) if iteration.get("input_tokens").is_some() => {
+                    report.add_part(model, &of_iteration(iteration));
+                }
+                _ => report.is_partial = true,
+            },
             _ => {}
         }
     }
 }
 
-fn compaction(iteration: &Node) -> Usage {
+fn of_iteration(iteration: &Node) -> Usage {
     let mut used = Usage::default();
     used.set(Bucket::InputUncached, iteration.count_of("input_tokens"));
     used.set(Bucket::CacheRead, iteration.count_of("cache_read_input_tokens"));

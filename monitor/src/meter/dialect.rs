@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{
     anthropic::Anthropic,
     bedrock::Bedrock,
+    bedrock_agents::BedrockAgents,
     cohere::Cohere,
     google::Google,
     huggingface::TextGeneration,
@@ -19,7 +20,8 @@ use crate::{
 };
 
 /// Every API that can be read. Adding one takes a file and a line here. Paths that are more particular come first.
-const DIALECTS: [&dyn Dialect; 7] = [&Bedrock, &Google, &Anthropic, &Cohere, &Ollama, &TextGeneration, &OpenAi];
+const DIALECTS: [&dyn Dialect; 8] =
+    [&Bedrock, &BedrockAgents, &Google, &Anthropic, &Cohere, &Ollama, &TextGeneration, &OpenAi];
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,11 @@ pub trait Dialect: Sync {
     /// Whether a request that was sent to such a path has this API's shape: other APIs have messages and runs too.
     fn asks(&self, request: &Node) -> bool {
         request.get("model").and_then(Node::text).is_some()
+    }
+
+    /// Whether a request asks for nothing that costs, whatever its path.
+    fn is_free(&self, _request: &Node) -> bool {
+        false
     }
 
     /// The model, where the path names it.
@@ -128,21 +135,39 @@ impl Served {
     }
 }
 
+/// Work of another model within a call, which has prices of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub model: Box<str>,
+    pub usage: Usage,
+}
+
+/// Models whose work within one call is told apart.
+const PARTS: usize = 32;
+
 /// What an answer said so far.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     pub model: Option<Box<str>>,
     pub id: Option<Box<str>>,
+    /// Who serves, where the answer's shape gives it away.
+    pub server: Option<&'static str>,
     /// How the call was served, in the API's own words.
     pub service: Served,
     pub usage: Option<Usage>,
     /// What was used beside these totals, as it was last reported.
     pub beside: Usage,
+    /// Work of other models within the call, beside these totals.
+    pub parts: Vec<Part>,
+    /// Models that were named before the figures of their work, by the name of its trace.
+    pub announced: Vec<(Box<str>, Box<str>)>,
     pub units: Units,
     /// Cost as the provider reported it.
     pub cost: Option<Money>,
     /// The figures will not change any more.
     pub is_final: bool,
+    /// The figures add up over the whole stream, so that only its end makes them final.
+    pub is_sum: bool,
     /// The provider left something out that costs: the figures are a floor.
     pub is_partial: bool,
     /// Accepted, but the answer comes by a later retrieval.
@@ -154,9 +179,24 @@ pub struct Report {
 impl Report {
     /// Everything that was used, where the provider said so.
     pub fn used(&self) -> Option<Usage> {
-        let mut used = self.usage?;
+        if self.usage.is_none() && self.parts.is_empty() {
+            return None;
+        }
+        let mut used = self.usage.unwrap_or_default();
         used.add_all(&self.beside);
+        self.parts.iter().for_each(|part| used.add_all(&part.usage));
         Some(used)
+    }
+
+    /// Adds what another model used. There is room for as many models as any agent has; the work of more is a floor.
+    pub fn add_part(&mut self, model: &str, usage: &Usage) {
+        if let Some(part) = self.parts.iter_mut().find(|part| &*part.model == model) {
+            part.usage.add_all(usage);
+        } else if self.parts.len() < PARTS {
+            self.parts.push(Part { model: model.into(), usage: *usage });
+        } else {
+            self.is_partial = true;
+        }
     }
 
     /// Takes a text member, unless it is missing or empty: some streams begin with empty ones.

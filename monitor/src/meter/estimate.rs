@@ -1,33 +1,66 @@
 //! Counting tokens ourselves, where the provider does not say.
+//!
+//! What a provider counts is the text, and beside it what it makes of messages, tools and images ([`family`]). What it does not show it
+//! cannot be counted by: hidden reasoning is an allowance, and is said to be one.
 
-use std::sync::LazyLock;
+mod family;
+mod media;
+mod schema;
 
-use tiktoken_rs::CoreBPE;
+pub use family::load_vocabularies;
+use family::{Family, Tools};
+use media::Media;
 
-use super::{json::Observer, usage::TokenCount};
+use super::{
+    json::{Node, Observer, Place},
+    usage::TokenCount,
+};
 
 /// Text of one direction of an exchange: all of it is measured, a bounded part is kept until the exchange ends, in memory only.
 #[derive(Debug, Default)]
 pub struct Text {
-    kept: Vec<u8>,
-    bytes: u64,
+    main: Kept,
+    /// Definitions of tools and of the answer's form, as JSON.
+    tools: Kept,
     /// Messages, which providers frame with tokens of their own.
     messages: u64,
+    /// Calls of tools.
+    calls: u64,
+    media: Media,
+    side: Side,
+    /// OpenAI's first way to call a function, which is framed by less.
+    is_old_call: bool,
+}
+
+/// Whose text it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    #[default]
+    Request,
+    Answer,
+}
+
+/// Members of an answer that repeat the request.
+const ECHOES: [&str; 8] =
+    ["instructions", "input", "tools", "chat_history", "metadata", "session", "trace", "amazon-bedrock-trace"];
+
+/// Text of which a bounded part is kept.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Grows in pieces, so that little of it is ever moved.
+    text: Vec<u8>,
+    bytes: u64,
 }
 
 /// Bytes that are kept. What is longer is counted by the density of what was kept.
 const KEPT: usize = 256 * 1024;
-/// Tokens around each chat message (role and separators), and before the answer, as OpenAI documents for its chat models.
-const PER_MESSAGE: TokenCount = 4;
-const PER_ANSWER: TokenCount = 3;
 /// Bytes of English text per token: good enough for a running estimate, which the tokenizer replaces.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Bytes without a space after which a piece is cut anyway.
-const LONGEST_PIECE: usize = 4096;
 
 /// Members whose strings are text that a model reads or writes. Others are identifiers, settings, or binary data.
-const TEXT_MEMBERS: [&str; 26] = [
+const TEXT_MEMBERS: [&str; 25] = [
     "content",
+    "delta",
     "text",
     "prompt",
     "input",
@@ -40,7 +73,6 @@ const TEXT_MEMBERS: [&str; 26] = [
     "reasoning_content",
     "refusal",
     "completion",
-    "description",
     "output",
     "response",
     "inputs",
@@ -50,48 +82,28 @@ const TEXT_MEMBERS: [&str; 26] = [
     "generated_text",
     "query",
     "name",
-    "title",
-    "enum",
-    "required",
+    "tool_plan",
+    "message",
 ];
 
-impl Observer for Text {
-    fn begin(&mut self, member: &str) {
-        self.messages += u64::from(member == "role");
-    }
+/// Members of a request that tell the model what it can call and how it must answer.
+const TOOL_MEMBERS: [&str; 7] =
+    ["tools", "functions", "toolConfig", "response_format", "format", "output_format", "generationConfig"];
 
-    fn piece(&mut self, member: &str, text: &[u8]) {
-        if !TEXT_MEMBERS.contains(&member) {
-            return;
-        }
+/// Names of members that are settings, not told to the model.
+const SETTINGS: [&str; 6] = ["type", "strict", "additionalProperties", "cache_control", "$schema", "id"];
+
+impl Kept {
+    fn push(&mut self, text: &[u8]) {
         self.bytes = self.bytes.saturating_add(text.len() as u64);
-        let room = KEPT.saturating_sub(self.kept.len());
-        self.kept.extend_from_slice(text.get(..text.len().min(room)).unwrap_or_default());
-    }
-}
-
-impl Text {
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        let room = KEPT.saturating_sub(self.text.len());
+        self.text.extend_from_slice(text.get(..text.len().min(room)).unwrap_or_default());
     }
 
-    /// A guess that costs nothing, for a call in flight.
-    pub fn rough_tokens(&self) -> TokenCount {
-        self.bytes / BYTES_PER_TOKEN + self.messages * PER_MESSAGE
-    }
-
-    /// Tokens of a prompt for this model, with what frames its messages.
-    pub fn prompt_tokens(&self, model: &str) -> TokenCount {
-        let framing = if self.messages == 0 { 0 } else { self.messages * PER_MESSAGE + PER_ANSWER };
-        self.tokens(model) + framing
-    }
-
-    /// Tokens of the text alone.
-    pub fn tokens(&self, model: &str) -> TokenCount {
-        let kept = String::from_utf8_lossy(&self.kept);
-        let tokenizer = Tokenizer::of(model);
-        let counted = tokenizer.count(&kept);
-        match self.kept.len() as u64 {
+    fn tokens(&self, family: &Family) -> TokenCount {
+        let kept = String::from_utf8_lossy(&self.text);
+        let counted = family.count(&kept);
+        match self.text.len() as u64 {
             0 => 0,
             kept if kept < self.bytes => {
                 u64::try_from(u128::from(counted) * u128::from(self.bytes) / u128::from(kept)).unwrap_or(u64::MAX)
@@ -101,86 +113,241 @@ impl Text {
     }
 }
 
-/// A tokenizer, and how its counts relate to the model's own.
-struct Tokenizer {
-    encoder: &'static CoreBPE,
-    /// The model's tokens for 100 of the encoder's.
-    percent: u64,
-}
-
-static O200K: LazyLock<&'static CoreBPE> = LazyLock::new(tiktoken_rs::o200k_base_singleton);
-static CL100K: LazyLock<&'static CoreBPE> = LazyLock::new(tiktoken_rs::cl100k_base_singleton);
-
-/// Loads the vocabularies, which takes some hundred milliseconds, before the first call needs them.
-pub fn load_vocabularies() {
-    LazyLock::force(&O200K);
-    LazyLock::force(&CL100K);
-}
-
-impl Tokenizer {
-    fn of(model: &str) -> Self {
-        let model = model.rsplit('/').next().unwrap_or(model);
-        let older = ["gpt-4-", "gpt-3.5", "gpt-35", "text-embedding", "davinci", "babbage"];
-        if model == "gpt-4" || older.iter().any(|prefix| model.starts_with(prefix)) {
-            return Self { encoder: *CL100K, percent: 100 };
+impl Text {
+    /// Where the text at a place goes.
+    fn kept(&mut self, place: Place<'_>) -> Option<&mut Kept> {
+        if self.side == Side::Answer && ECHOES.contains(&place.top) {
+            return None;
         }
-        Self { encoder: *O200K, percent: 100 }
+        if TOOL_MEMBERS.contains(&place.top) {
+            Some(&mut self.tools)
+        } else if place.is_free || TEXT_MEMBERS.contains(&place.member) {
+            Some(&mut self.main)
+        } else {
+            None
+        }
     }
 
-    /// Text is cut at spaces into pieces of a bounded length: the encoder's work on one piece grows faster than its length.
-    fn count(&self, text: &str) -> TokenCount {
-        let mut tokens = 0_usize;
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (piece, after) = rest.split_at(piece_end(rest));
-            tokens += self.encoder.encode_ordinary(piece).len();
-            rest = after;
+    /// Writes the name of a member whose values are told to the model as JSON.
+    fn write_name(&mut self, place: Place<'_>) {
+        let is_json = place.is_free || TOOL_MEMBERS.contains(&place.top);
+        if is_json && let Some(kept) = self.kept(place) {
+            kept.push(b"\"");
+            kept.push(place.member.as_bytes());
+            kept.push(b"\":\"");
         }
-        (tokens as u64).saturating_mul(self.percent) / 100
     }
 }
 
-/// Just before the last space within the longest piece, else at a character's end.
-fn piece_end(text: &str) -> usize {
-    if text.len() <= LONGEST_PIECE {
-        return text.len();
+impl Observer for Text {
+    fn begin(&mut self, place: Place<'_>) {
+        self.messages +=
+            u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
+        // Streams name a function once, however many pieces its arguments come in.
+        let is_echo = self.side == Side::Answer && ECHOES.contains(&place.top);
+        let is_call = place.member == "name" && !place.is_free && !is_echo && !TOOL_MEMBERS.contains(&place.top);
+        self.calls += u64::from(is_call);
+        self.media.begin(place);
+        self.write_name(place);
     }
-    let window = text.floor_char_boundary(LONGEST_PIECE);
-    match text.get(..window).and_then(|piece| piece.rfind(' ')) {
-        Some(space) if space > 0 => space,
-        _ => window.max(1),
+
+    fn piece(&mut self, place: Place<'_>, text: &[u8]) {
+        self.media.piece(text);
+        self.is_old_call |= place.member == "finish_reason" && text == b"function_call";
+        if let Some(kept) = self.kept(place) {
+            kept.push(text);
+        }
     }
+
+    fn end(&mut self, place: Place<'_>) {
+        self.media.end(place);
+        let is_json = place.is_free || TOOL_MEMBERS.contains(&place.top);
+        if is_json && let Some(kept) = self.kept(place) {
+            kept.push(b"\",");
+        }
+    }
+
+    fn bare(&mut self, place: Place<'_>, text: &[u8]) {
+        if place.is_free && !SETTINGS.contains(&place.member) {
+            self.write_name(place);
+            if let Some(kept) = self.kept(place) {
+                kept.push(text);
+                kept.push(b",");
+            }
+        }
+    }
+
+    fn level(&mut self, place: Place<'_>) {
+        if place.is_free {
+            self.write_name(place);
+            if let Some(kept) = self.kept(place) {
+                kept.push(b"{},");
+            }
+        }
+    }
+}
+
+impl Text {
+    pub fn of_answer() -> Self {
+        Self { side: Side::Answer, ..Self::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.main.bytes == 0
+    }
+
+    /// Text that came otherwise than as JSON.
+    pub fn push(&mut self, text: &[u8]) {
+        self.main.push(text);
+    }
+
+    /// Lets the text go: nobody will ask for it.
+    pub fn clear(&mut self) {
+        self.main = Kept { text: Vec::new(), bytes: self.main.bytes };
+        self.tools = Kept { text: Vec::new(), bytes: self.tools.bytes };
+    }
+
+    /// A guess that costs nothing, for a call in flight.
+    pub fn rough_tokens(&self) -> TokenCount {
+        (self.main.bytes + self.tools.bytes) / BYTES_PER_TOKEN + self.messages * 4
+    }
+
+    /// Tokens of texts that are taken as they are.
+    pub fn plain_tokens(&self, model: &str) -> TokenCount {
+        let family = Family::of(model);
+        self.main.tokens(&family).saturating_add(family.media(&self.media))
+    }
+
+    /// Tokens of a prompt for this model, with what frames its messages and tells its tools.
+    pub fn prompt_tokens(&self, model: &str, request: &Node) -> TokenCount {
+        let family = Family::of(model);
+        let mut tokens = self.main.tokens(&family).saturating_add(family.media(&self.media));
+        if self.messages > 0 || ["messages", "contents", "input"].iter().any(|name| request.get(name).is_some()) {
+            tokens += self.messages.max(1) * family.per_message + family.per_prompt;
+        }
+        if self.calls > 0 {
+            tokens += if self.calls == 1 { family.per_call - 1 } else { 12 + 9 * self.calls };
+        }
+        if request.path(&["thinking", "type"]).and_then(Node::text) == Some("enabled") {
+            tokens += family.thinking;
+        }
+        tokens.saturating_add(self.tools_tokens(&family, request))
+    }
+
+    fn tools_tokens(&self, family: &Family, request: &Node) -> TokenCount {
+        if self.tools.bytes == 0 {
+            return 0;
+        }
+        let has_tools = ["tools", "functions", "toolConfig"].iter().any(|name| request.get(name).is_some());
+        match family.tools {
+            Tools::Namespace if has_tools => {
+                let functions = schema::functions(request);
+                let text = schema::namespace(&functions);
+                // Long definitions were cut; what is missing has the density of what is there.
+                let counted = family.count(&text).saturating_add(NAMESPACE);
+                if functions.is_empty() { 0 } else { counted.max(self.tools.bytes / 12) }
+            }
+            Tools::Json(prompt) if has_tools => self.tools.tokens(family).saturating_add(prompt),
+            // The form of the answer.
+            _ => (self.tools.tokens(family) * family.form_percent / 100).saturating_add(family.form),
+        }
+    }
+
+    /// Tokens of an answer to this request that was seen.
+    pub fn answer_tokens(&self, model: &str, request: &Node) -> TokenCount {
+        if self.is_empty() && self.calls == 0 {
+            return 0;
+        }
+        let family = Family::of(model);
+        let calls = match self.calls {
+            0 => 0,
+            1 if self.is_old_call => 4,
+            1 => family.per_call,
+            // Several at once are wrapped together.
+            many => 9_u64.saturating_mul(many).saturating_add(9).max(family.per_call * many.min(64)),
+        };
+        // Responses (whose requests have an `input`) frame an answer otherwise than chats.
+        let framing = if request.get("input").is_some() { family.per_response } else { family.per_answer };
+        self.main.tokens(&family) + framing + calls
+    }
+}
+
+/// Around the namespace of functions.
+const NAMESPACE: TokenCount = 9;
+
+/// What is put down for reasoning that is not shown, since nobody can count it: as much again as the visible answer, and this much at least.
+const LEAST_REASONING: TokenCount = 64;
+
+/// The allowance for reasoning that a model did and did not show.
+pub fn reasoning_allowance(model: &str, visible: TokenCount) -> TokenCount {
+    if Family::of(model).is_hidden_thinker { visible.max(LEAST_REASONING) } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, Text};
-    use crate::meter::json::{Observer as _, Skimmer};
+    use super::{KEPT, Text, reasoning_allowance};
+    use crate::meter::json::{Node, Observer as _, Place, Skimmer};
+
+    fn prompt(model: &str, body: &str) -> u64 {
+        let mut text = Text::default();
+        let (node, _) = Skimmer::read(body.as_bytes(), &mut text);
+        text.prompt_tokens(model, &node)
+    }
+
+    const CONTENT: Place<'static> = Place { member: "content", top: "messages", is_free: false };
 
     #[test]
     fn counts_text_and_not_identifiers() {
-        let mut text = Text::default();
-        let body = br#"{"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "Tell me a joke about opentelemetry"}], "user": "x-1234567890"}"#;
-        Skimmer::read(body, &mut text);
+        let body = r#"{"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "Tell me a joke about opentelemetry"}], "user": "x-1234567890"}"#;
         // What OpenAI reported for this prompt.
-        assert_eq!(text.prompt_tokens("gpt-3.5-turbo-0125"), 15);
+        assert_eq!(prompt("gpt-3.5-turbo-0125", body), 15);
     }
 
     #[test]
     fn long_text_is_counted_by_its_density() {
         let mut text = Text::default();
         for _ in 0..8 {
-            text.piece("content", " word".repeat(KEPT / 10).as_bytes());
+            text.piece(CONTENT, " word".repeat(KEPT / 10).as_bytes());
         }
         let exact = 8 * (KEPT / 10) as u64;
-        let counted = text.tokens("gpt-4o");
+        let counted = text.prompt_tokens("gpt-4o", &Node::Null);
         assert!(counted.abs_diff(exact) * 100 <= exact, "{counted} for {exact}");
     }
 
     #[test]
     fn text_without_spaces_does_not_take_for_ever() {
         let mut text = Text::default();
-        text.piece("content", "a".repeat(KEPT).as_bytes());
-        assert!(text.tokens("gpt-4o") > 1000);
+        text.piece(CONTENT, "a".repeat(KEPT).as_bytes());
+        assert!(text.answer_tokens("gpt-4o", &Node::Null) > 1000);
+    }
+
+    #[test]
+    fn arguments_and_results_of_any_name_are_text() {
+        let body = |input: &str| {
+            format!(
+                r#"{{"messages": [{{"role": "assistant", "content": [{{"type": "tool_use", "input": {input}}}]}}]}}"#
+            )
+        };
+        let with =
+            prompt("claude-sonnet-4-5", &body(r#"{"city": "Paris in the spring of the year", "days": 12345678}"#));
+        assert!(with >= prompt("claude-sonnet-4-5", &body("{}")) + 15, "{with}");
+    }
+
+    #[test]
+    fn images_and_tools_are_counted() {
+        let plain = prompt("gpt-4o", r#"{"messages": [{"role": "user", "content": "hi"}]}"#);
+        let image = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}}]}]}"#;
+        assert_eq!(prompt("gpt-4o", image), plain + 85);
+        let tools = r#"{"messages": [{"role": "user", "content": "hi"}], "tools": [{"name": "f", "description": "Does it", "input_schema": {"type": "object"}}]}"#;
+        assert!(
+            prompt("claude-sonnet-4-5", tools)
+                > prompt("claude-sonnet-4-5", r#"{"messages": [{"role": "user", "content": "hi"}]}"#) + 346
+        );
+    }
+
+    #[test]
+    fn reasoning_that_is_not_shown_is_allowed_for() {
+        assert_eq!(["gpt-5", "o3-mini", "gpt-4o"].map(|model| reasoning_allowance(model, 100)), [100, 100, 0]);
+        assert_eq!(reasoning_allowance("gpt-5-nano", 1), 64);
     }
 }

@@ -1,30 +1,33 @@
 //! One exchange, from its first byte to its usage.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
-    dialect::{self, BilledModel, Dialect, Purpose, Report, Served},
-    estimate::Text,
+    dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
+    estimate::{Text, reasoning_allowance},
     json::{Node, Skimmer},
     provider,
+    tool::{self, Rule, Rules, Whole},
     usage::{Basis, Bucket, TokenCount, Units, Usage},
 };
 use crate::{
     price::Money,
-    wire::{End, Ending, Event, Message, RequestHead, ResponseHead},
+    wire::{End, Ending, Event, Field, Message, RequestHead, ResponseHead},
 };
 
 /// Follows one exchange.
 pub struct Meter {
     method: Box<str>,
+    host: Box<str>,
     path: Box<str>,
     provider: Option<&'static str>,
-    is_foreign: bool,
     dialect: Option<&'static dyn Dialect>,
     purpose: Option<Purpose>,
     request: Body,
     /// Something of the request's body was seen.
     has_request: bool,
+    /// It is a form.
+    has_form: bool,
     request_text: Text,
     request_ended: bool,
     asked: Asked,
@@ -32,13 +35,30 @@ pub struct Meter {
     answer: Body,
     answer_text: Text,
     is_stream: bool,
-    /// The answer's messages cannot be told apart: its media type is one that is not taken apart yet.
-    is_opaque: bool,
     /// A message was cut or was not JSON.
     is_damaged: bool,
     /// The document is not well-formed, or ended early.
     is_broken: bool,
     report: Report,
+    tools: Arc<Rules>,
+    tool: Option<Tool>,
+    /// Bytes of the answer, coding removed.
+    answered: u64,
+    /// The upgraded connection carried what is not known.
+    is_unread: bool,
+    /// The request without most of its text, for the estimate.
+    asking: Node,
+    /// The estimate is wanted whatever the provider reports.
+    always_estimates: bool,
+}
+
+/// The call of a tool.
+struct Tool {
+    name: Box<str>,
+    /// What it costs, if an administrator has said so.
+    rule: Option<Rule>,
+    /// The answer, where it came as a message.
+    answer: Option<Node>,
 }
 
 /// A body that is one document.
@@ -53,6 +73,8 @@ struct Asked {
     model: Option<Box<str>>,
     stream: bool,
     most_output: Option<u64>,
+    /// It asks not to reason.
+    is_brief: bool,
 }
 
 /// What an exchange is on the bill.
@@ -70,10 +92,24 @@ pub enum Billing {
     Unknown,
 }
 
+/// Who worked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Kind {
+    #[default]
+    Model,
+    /// A tool of this name; a tool of an MCP server is `server/tool`.
+    Tool(Box<str>),
+}
+
 /// What an exchange used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metered {
+    pub kind: Kind,
     pub billing: Billing,
+    /// What would have been said had the provider reported nothing, if that was asked for.
+    pub estimate: Option<Usage>,
+    /// What the call of a tool cost by its rule.
+    pub tool_cost: Option<Money>,
     /// Who answered: by its host, else the API it speaks.
     pub provider: Option<&'static str>,
     pub model_requested: Option<Box<str>>,
@@ -86,14 +122,19 @@ pub struct Metered {
     pub basis: Basis,
     /// How the call was served: prices may depend on it.
     pub service: Served,
+    /// What of it other models used, which has prices of its own.
+    pub parts: Vec<Part>,
     /// Cost as reported by the provider.
     pub provider_cost: Option<Money>,
     pub status: Option<u16>,
 }
 
 impl Metered {
-    /// The model to look up in the catalogue.
+    /// The model to look up in the catalogue; of a tool, its name.
     pub fn model(&self) -> Option<&str> {
+        if let Kind::Tool(name) = &self.kind {
+            return Some(name);
+        }
         let (reported, requested) = (self.model_reported.as_deref(), self.model_requested.as_deref());
         match self.billed_model {
             BilledModel::Reported => reported.or(requested),
@@ -110,6 +151,12 @@ fn model_in_path(of_request: Option<(&dyn Dialect, Purpose)>, path: &str) -> Opt
     Some(model.into_owned().into())
 }
 
+/// Without a port.
+fn host_name(host: &str) -> &str {
+    host.rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host })
+}
+
 fn is_error(node: &Node) -> bool {
     matches!(node.get("error"), Some(Node::Object(_) | Node::String(_)))
         || node.get("type").and_then(Node::text) == Some("error")
@@ -117,30 +164,44 @@ fn is_error(node: &Node) -> bool {
 
 impl Meter {
     pub fn new(head: &RequestHead) -> Self {
+        Self::with_tools(head, Arc::default())
+    }
+
+    /// With an administrator's rules for calls of tools.
+    pub fn with_tools(head: &RequestHead, tools: Arc<Rules>) -> Self {
         let path = head.target.split(['?', '#']).next().unwrap_or_default();
         let provider = head.host.as_deref().and_then(provider::at_host);
-        let is_foreign = provider.as_ref().is_some_and(|provider| provider.is_foreign);
-        let of_request = if is_foreign { None } else { dialect::of_request(&head.method, path) };
+        let host = head.host.as_deref().map(host_name).unwrap_or_default();
+        let rule = tools.of_request(&head.method, host, path).cloned();
+        // A rule is an administrator's word: what it names is no model call.
+        let of_request = if rule.is_some() { None } else { dialect::of_request(&head.method, path) };
+        let tool = rule.map(|rule| Tool { name: rule.name.clone(), rule: Some(rule), answer: None });
         Self {
             method: head.method.clone(),
+            host: host.into(),
             path: path.into(),
-            provider: provider.map(|provider| provider.name),
-            is_foreign,
+            provider,
             dialect: of_request.map(|(dialect, _)| dialect),
             purpose: of_request.map(|(_, purpose)| purpose),
             request: Body::Reading(Box::default()),
             has_request: false,
+            has_form: false,
             request_text: Text::default(),
             request_ended: false,
             asked: Asked { model: model_in_path(of_request, path), ..Asked::default() },
             status: None,
             answer: Body::Reading(Box::new(Skimmer::of_items())),
-            answer_text: Text::default(),
+            answer_text: Text::of_answer(),
             is_stream: false,
-            is_opaque: false,
             is_damaged: false,
             is_broken: false,
             report: Report::default(),
+            tools,
+            tool,
+            answered: 0,
+            is_unread: false,
+            asking: Node::Null,
+            always_estimates: false,
         }
     }
 
@@ -153,22 +214,40 @@ impl Meter {
                     skimmer.push(data, &mut self.request_text);
                 }
             }
+            Event::RequestField(field) if self.is_interesting() => self.take_field(field),
             Event::RequestEnd => self.end_request(),
             Event::Response(head) => self.take_head(head),
-            Event::ResponseBody(data) if self.is_interesting() && !self.is_opaque => self.take_document(data),
-            Event::Message(message) => self.take_message(message),
-            Event::Request(_)
-            | Event::RequestBody(_)
-            | Event::RequestField(_)
-            | Event::ResponseBody(_)
-            | Event::Socket(..)
-            | Event::End(_) => {}
+            Event::ResponseBody(data) => {
+                self.answered = self.answered.saturating_add(data.len() as u64);
+                if self.is_interesting() {
+                    self.take_document(data);
+                }
+            }
+            Event::Message(message) => {
+                self.answered = self.answered.saturating_add(message.data.len() as u64);
+                self.take_message(message);
+            }
+            Event::Request(_) | Event::RequestBody(_) | Event::RequestField(_) | Event::Socket(..) | Event::End(_) => {}
+        }
+    }
+
+    /// Forms hold files (audio, images), and beside them what JSON would hold.
+    fn take_field(&mut self, field: &Field<'_>) {
+        self.has_form = true;
+        let value = std::str::from_utf8(field.value).unwrap_or_default().trim();
+        match field.name {
+            "model" if !value.is_empty() => self.asked.model = Some(value.into()),
+            "stream" => self.asked.stream = value.eq_ignore_ascii_case("true"),
+            "prompt" => {
+                self.request_text.push(field.value);
+            }
+            _ => {}
         }
     }
 
     /// A call by its request, or a request that we do not know: its answer may say that it is one.
     fn is_interesting(&self) -> bool {
-        !self.is_foreign && (self.purpose.is_some() || matches!(&*self.method, "POST" | ""))
+        self.purpose.is_some() || self.tool.is_some() || matches!(&*self.method, "POST" | "")
     }
 
     fn end_request(&mut self) {
@@ -176,21 +255,43 @@ impl Meter {
         let Body::Reading(skimmer) = std::mem::replace(&mut self.request, Body::Done) else { return };
         let (request, is_whole) = skimmer.finish();
         self.confirm_purpose(&request, is_whole);
+        if self.tool.is_none()
+            && self.purpose.is_none()
+            && let Some(name) = tool::mcp_tool(&request)
+        {
+            let rule = self.tools.of_mcp(&self.host, &self.path, name).cloned();
+            let shown = rule.as_ref().map_or_else(|| format!("{}/{name}", self.host).into(), |rule| rule.name.clone());
+            self.tool = Some(Tool { name: shown, rule, answer: None });
+        }
+        if self.dialect.is_some_and(|dialect| dialect.is_free(&request)) {
+            self.purpose = Some(Purpose::Free);
+        }
         if self.asked.model.is_none() {
             Report::set_text(&mut self.asked.model, request.get("model"));
         }
-        self.asked.stream = request.get("stream").is_some_and(Node::is_true);
+        self.asked.stream |= request.get("stream").is_some_and(Node::is_true);
         let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample"];
         self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count));
+        let effort = request.get("reasoning_effort").or_else(|| request.path(&["reasoning", "effort"]));
+        self.asked.is_brief = matches!(effort.and_then(Node::text), Some("none" | "minimal"));
+        if self.purpose == Some(Purpose::Generate) {
+            self.asking = request;
+        }
     }
 
     /// Paths are short: at a host that is not known to be a model's, the request must look like one too.
     fn confirm_purpose(&mut self, request: &Node, is_whole: bool) {
         let may_cost = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed | Purpose::Other));
-        let Some(dialect) = self.dialect.filter(|_| may_cost && self.has_request && self.provider.is_none()) else {
+        let Some(dialect) =
+            self.dialect.filter(|_| may_cost && (self.has_request || self.has_form) && self.provider.is_none())
+        else {
             return;
         };
         // What was cut short may have said so later.
+        if self.has_form && self.asked.model.is_none() {
+            (self.dialect, self.purpose) = (None, None);
+            return;
+        }
         let is_readable = is_whole || !matches!(request, Node::Object(_));
         if is_readable && !dialect.asks(request) {
             (self.dialect, self.purpose) = (None, None);
@@ -199,7 +300,6 @@ impl Meter {
 
     fn take_head(&mut self, head: &ResponseHead) {
         self.status = Some(head.status);
-        self.is_opaque = head.headers.media_type() == "application/vnd.amazon.eventstream";
         if !self.is_interesting() || head.status >= 300 {
             return;
         }
@@ -228,10 +328,9 @@ impl Meter {
 
     fn take_message(&mut self, message: &Message<'_>) {
         self.is_stream = true;
-        if message.data == b"[DONE]" || self.is_foreign {
+        if message.data == b"[DONE]" {
             return;
         }
-        self.is_opaque = false;
         self.is_damaged |= message.truncated;
         let payload = self.dialect.map_or(Cow::Borrowed(message.data), |dialect| dialect.payload(message.data));
         let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
@@ -243,9 +342,21 @@ impl Meter {
 
     fn take_node(&mut self, node: &Node) {
         self.report.is_error |= is_error(node);
+        if let Some(tool) = &mut self.tool {
+            // Of the messages of MCP, the one that has the result; the others tell how far it is.
+            if tool.answer.is_none() || node.get("result").is_some() {
+                tool.answer = Some(node.clone());
+            }
+            return;
+        }
         self.settle_dialect(node);
         if let Some(dialect) = self.dialect {
             dialect.message(node, &mut self.report);
+        }
+        if self.is_final() && !self.always_estimates {
+            self.request_text.clear();
+            self.answer_text.clear();
+            self.asking = Node::Null;
         }
     }
 
@@ -263,15 +374,13 @@ impl Meter {
 
     /// Whether this is, as far as is known now, a call that costs.
     pub fn may_cost(&self) -> bool {
-        match self.purpose {
-            Some(purpose) => matches!(purpose, Purpose::Generate | Purpose::Embed | Purpose::Other),
-            None => self.is_foreign && &*self.method == "POST",
-        }
+        let is_model = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed | Purpose::Other));
+        is_model || self.tool.as_ref().is_some_and(|tool| tool.rule.is_some())
     }
 
     /// The provider has said what the exchange used, and will not change it.
     pub fn is_final(&self) -> bool {
-        self.report.is_final && self.report.usage.is_some()
+        self.report.is_final && !self.report.is_sum && self.report.usage.is_some()
     }
 
     /// Tokens that the request allows the answer, where it says so: for the hold of the worst case.
@@ -281,6 +390,21 @@ impl Meter {
 
     pub fn model_requested(&self) -> Option<&str> {
         self.asked.model.as_deref()
+    }
+
+    /// What the call of a tool costs at least, where a rule says so.
+    pub fn least_tool_cost(&self) -> Option<Money> {
+        self.tool.as_ref()?.rule.as_ref().map(Rule::least)
+    }
+
+    /// Wants an estimate beside what the provider reports, to hold the two against each other.
+    pub fn estimate_always(&mut self) {
+        self.always_estimates = true;
+    }
+
+    /// The connection was upgraded and carried what is not known.
+    pub fn set_unread(&mut self) {
+        self.is_unread = true;
     }
 
     /// What was used by now, roughly where the provider has not said: for the hold of a call in flight.
@@ -303,10 +427,15 @@ impl Meter {
         self.request_ended = was_sent_whole;
         if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
             && !self.is_stream
-            && !self.is_opaque
             && self.is_interesting()
         {
             let (node, is_whole) = skimmer.finish();
+            self.report.is_error |= is_error(&node);
+            self.is_broken |= !is_whole;
+            if let Some(tool) = &mut self.tool {
+                tool.answer = Some(node);
+                return self.finish_as(end);
+            }
             self.settle_dialect(&node);
             if let Some(dialect) = self.dialect {
                 // Of an array its items were taken one by one.
@@ -314,13 +443,22 @@ impl Meter {
                     dialect.document(&node, &mut self.report);
                 }
             }
-            self.report.is_error |= is_error(&node);
-            self.is_broken |= !is_whole;
+        }
+        self.finish_as(end)
+    }
+
+    fn finish_as(mut self, end: End) -> Metered {
+        if let Some(tool) = self.tool.take() {
+            return self.finish_tool(tool, end);
         }
         let (billing, basis, usage) = self.verdict(end);
+        let estimate = (self.always_estimates && self.shows_its_prompt()).then(|| self.estimate(Usage::default()));
         Metered {
+            kind: Kind::Model,
             billing,
-            provider: self.provider.or_else(|| self.dialect.map(Dialect::name)),
+            estimate,
+            tool_cost: None,
+            provider: self.provider.or(self.report.server).or_else(|| self.dialect.map(Dialect::name)),
             model_requested: self.asked.model,
             model_reported: self.report.model,
             billed_model: self.dialect.map(Dialect::billed_model).unwrap_or_default(),
@@ -330,7 +468,42 @@ impl Meter {
             units: self.report.units,
             basis,
             service: self.report.service,
+            parts: self.report.parts,
             provider_cost: self.report.cost,
+            status: self.status,
+        }
+    }
+
+    /// By the rule for it. Without one, its cost is nothing that anybody has said.
+    fn finish_tool(self, tool: Tool, end: End) -> Metered {
+        let is_refused = self.status.is_some_and(|status| !(200..300).contains(&status));
+        let is_unsent = self.status.is_none() && !self.request_ended;
+        let (billing, basis, tool_cost) = match &tool.rule {
+            Some(rule) if !is_refused && !self.report.is_error && !is_unsent && end.how != Ending::Refused => {
+                let nothing = Node::default();
+                let (cost, whole) = rule.cost(tool.answer.as_ref().unwrap_or(&nothing), self.answered);
+                let is_whole = whole == Whole::Yes && end.how == Ending::Complete && end.lost == 0;
+                (Billing::Charge, if is_whole { Basis::Measured } else { Basis::Floor }, Some(cost))
+            }
+            _ => (Billing::Free, Basis::None, None),
+        };
+        Metered {
+            kind: Kind::Tool(tool.name),
+            billing,
+            estimate: None,
+            tool_cost,
+            provider: None,
+            model_requested: None,
+            model_reported: None,
+            billed_model: BilledModel::default(),
+            response_id: None,
+            stream: self.is_stream,
+            usage: Usage::default(),
+            units: Units::ZERO,
+            basis,
+            service: Served::default(),
+            parts: Vec::new(),
+            provider_cost: None,
             status: self.status,
         }
     }
@@ -338,6 +511,9 @@ impl Meter {
     fn verdict(&self, end: End) -> (Billing, Basis, Usage) {
         let free = (Billing::Free, Basis::None, Usage::default());
         // Redirected, refused, or failed before anything was made.
+        if self.is_unread && self.provider.is_some() {
+            return (Billing::Unknown, Basis::Floor, Usage::default());
+        }
         let is_refused = self.status.is_some_and(|status| !(200..300).contains(&status));
         let is_failed = self.report.is_error && (!self.is_stream || self.answer_text.is_empty());
         let is_whole = end.how == Ending::Complete && end.lost == 0;
@@ -345,7 +521,7 @@ impl Meter {
             let billing = if self.purpose == Some(Purpose::Retrieve) { Billing::Once } else { Billing::Charge };
             return self.reported(billing, usage, end, is_whole);
         }
-        if is_refused || is_failed {
+        if is_refused || is_failed || end.how == Ending::Refused {
             return free;
         }
         match self.purpose {
@@ -353,9 +529,6 @@ impl Meter {
                 (Billing::Pending, Basis::None, Usage::default())
             }
             Some(Purpose::Other) => (Billing::Unknown, Basis::Floor, Usage::default()),
-            Some(Purpose::Generate | Purpose::Embed) if self.is_opaque => {
-                (Billing::Unknown, Basis::Floor, Usage::default())
-            }
             Some(Purpose::Generate | Purpose::Embed) => match (self.status, self.request_ended) {
                 // Never sent whole, so never worked on.
                 (None, false) => free,
@@ -367,7 +540,6 @@ impl Meter {
                 }
             },
             Some(Purpose::Retrieve | Purpose::Free) => free,
-            None if self.is_foreign && &*self.method == "POST" => (Billing::Unknown, Basis::Floor, Usage::default()),
             None if self.path.is_empty() && end.lost > 0 && self.is_damaged => {
                 (Billing::Unknown, Basis::Floor, Usage::default())
             }
@@ -384,7 +556,7 @@ impl Meter {
             return (billing, Basis::Floor, usage);
         }
         // A client may leave after the last figures and before the end of the stream.
-        if self.report.is_final && !self.is_broken && (is_whole || self.is_stream) {
+        if self.report.is_final && !self.is_broken && (is_whole || (self.is_stream && !self.report.is_sum)) {
             let basis = if self.report.cost.is_some() { Basis::Provider } else { Basis::Measured };
             return (billing, basis, usage);
         }
@@ -394,14 +566,32 @@ impl Meter {
     /// Where the provider said nothing, or less than what was seen, what was seen.
     fn estimate(&self, mut usage: Usage) -> Usage {
         let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default();
+        let is_embedding = self.purpose == Some(Purpose::Embed);
         if usage.input_total() == 0 {
-            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(model));
+            let tokens = if is_embedding {
+                self.request_text.plain_tokens(model)
+            } else {
+                self.request_text.prompt_tokens(model, &self.asking)
+            };
+            usage.set(Bucket::InputUncached, tokens);
         }
-        if self.purpose != Some(Purpose::Embed) {
-            let seen = self.answer_text.tokens(model);
-            usage.add(Bucket::OutputText, seen.saturating_sub(usage.output_total()));
+        if !is_embedding {
+            let seen = self.answer_text.answer_tokens(model, &self.asking);
+            if usage.output_total() == 0 && seen > 0 && !self.asked.is_brief {
+                usage.set(Bucket::Reasoning, reasoning_allowance(model, seen));
+                usage.set(Bucket::OutputText, seen);
+            } else {
+                usage.add(Bucket::OutputText, seen.saturating_sub(usage.output_total()));
+            }
         }
         usage
+    }
+
+    /// Whether the prompt is in the request; else it is what was said before, which the provider keeps.
+    fn shows_its_prompt(&self) -> bool {
+        let is_call = matches!(self.purpose, Some(Purpose::Generate | Purpose::Embed));
+        let kept = ["previous_response_id", "previous_interaction_id", "conversation", "cachedContent"];
+        is_call && !self.path.contains("/threads/") && !kept.iter().any(|name| self.asking.get(name).is_some())
     }
 }
 

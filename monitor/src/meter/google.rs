@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::{
     dialect::{Dialect, Purpose, Report, percent_decoded},
     json::Node,
-    usage::{Bucket, Usage},
+    usage::{Bucket, Unit, Usage},
 };
 
 pub struct Google;
@@ -68,6 +68,7 @@ impl Dialect for Google {
 
     fn document(&self, answer: &Node, report: &mut Report) {
         self.message(answer, report);
+        take_predictions(answer, report);
         report.is_final = report.usage.is_some();
     }
 
@@ -87,7 +88,9 @@ impl Dialect for Google {
         // Each message of a stream counts what came up to there.
         let candidates = message.get("candidates").map(Node::items).unwrap_or_default();
         report.is_final |= candidates.iter().any(|candidate| candidate.get("finishReason").is_some())
-            || message.path(&["promptFeedback", "blockReason"]).is_some();
+            || message.path(&["promptFeedback", "blockReason"]).is_some()
+            || message.path(&["serverContent", "turnComplete"]).is_some();
+        take_searches(candidates, report);
     }
 
     fn has_text(&self, event: Option<&str>) -> bool {
@@ -161,16 +164,48 @@ fn items<'a>(usage: &'a Node, names: &[&str]) -> &'a [Node] {
     names.iter().find_map(|name| usage.get(name)).map(Node::items).unwrap_or_default()
 }
 
+/// Searches for grounding: since Gemini 3 each query is billed, before that each answer that used any ("Grounding with Google Search").
+fn take_searches(candidates: &[Node], report: &mut Report) {
+    let queries = candidates
+        .iter()
+        .filter_map(|candidate| candidate.path(&["groundingMetadata", "webSearchQueries"]))
+        .map(|queries| queries.items().len() as u64)
+        .max()
+        .unwrap_or(0);
+    if queries > 0 {
+        let by_query = report.model.as_deref().is_some_and(|model| model.starts_with("gemini-3"));
+        report.units.set(Unit::WebSearches, if by_query { queries } else { 1 });
+    }
+}
+
+/// Embeddings at Vertex count each text.
+fn take_predictions(answer: &Node, report: &mut Report) {
+    let counts = answer.get("predictions").map(Node::items).unwrap_or_default().iter();
+    let tokens = counts.filter_map(|prediction| {
+        prediction.path(&["embeddings", "statistics", "token_count"]).and_then(Node::rounded_up)
+    });
+    let (mut total, mut has_any) = (0_u64, false);
+    for count in tokens {
+        (total, has_any) = (total.saturating_add(count), true);
+    }
+    if has_any {
+        let mut used = Usage::default();
+        used.set(Bucket::InputUncached, total);
+        report.usage = Some(used);
+    }
+}
+
 fn take_usage(usage: &Node, report: &mut Report) {
     let counts = Counts {
         input: usage.count_of("promptTokenCount"),
         cached: usage.count_of("cachedContentTokenCount"),
         tool: usage.count_of("toolUsePromptTokenCount"),
-        output: usage.count_of("candidatesTokenCount"),
+        // The Live API has another name for it.
+        output: usage.count_of("candidatesTokenCount").max(usage.count_of("responseTokenCount")),
         thoughts: usage.count_of("thoughtsTokenCount"),
         input_kinds: items(usage, &["promptTokensDetails", "promptTokenDetails"]),
         cached_kinds: items(usage, &["cacheTokensDetails"]),
-        output_kinds: items(usage, &["candidatesTokensDetails"]),
+        output_kinds: items(usage, &["candidatesTokensDetails", "responseTokensDetails"]),
         tokens: "tokenCount",
     };
     report.usage = Some(counts.usage());

@@ -24,15 +24,16 @@ pub enum Node {
 /// Bytes of a string that are kept.
 const TEXT: usize = 512;
 /// Items of an array that are kept.
-const ITEMS: usize = 256;
+pub const ITEMS: usize = 256;
 /// Levels that are kept.
 const DEPTH: usize = 16;
 /// Values of a document that are kept, apart from what is below [`RESERVED`].
 const NODES: usize = 4096;
 /// Values that are kept on top of that below each of these members.
 const RESERVED_NODES: usize = 512;
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "usage",
+    "usage_info",
     "id",
     "model",
     "object",
@@ -66,6 +67,17 @@ impl Node {
 
     pub fn text(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
+    }
+
+    /// Members of an object, in order.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &Self)> {
+        let members = if let Self::Object(members) = self { members.as_slice() } else { &[] };
+        members.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Whether there is a member of that name, be it null.
+    pub fn has(&self, name: &str) -> bool {
+        self.members().any(|(member, _)| member == name)
     }
 
     pub fn items(&self) -> &[Self] {
@@ -119,17 +131,35 @@ impl Node {
     }
 }
 
-/// Sees the strings of a document on their way: the name of the nearest member around each, and its text in pieces without escapes.
-pub trait Observer {
-    /// A string value begins.
-    fn begin(&mut self, member: &str);
-    fn piece(&mut self, member: &str, text: &[u8]);
+/// Where a value stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The nearest member around it.
+    pub member: &'a str,
+    /// The member of the document in which it is.
+    pub top: &'a str,
+    /// It is within an object whose members are anybody's: arguments of a tool, its result, a schema.
+    pub is_free: bool,
 }
 
-impl Observer for () {
-    fn begin(&mut self, _: &str) {}
-    fn piece(&mut self, _: &str, _: &[u8]) {}
+/// Sees the strings of a document on their way: where each is, and its text in pieces without escapes.
+pub trait Observer {
+    /// A string value begins.
+    fn begin(&mut self, _place: Place<'_>) {}
+    fn piece(&mut self, _place: Place<'_>, _text: &[u8]) {}
+    /// It ended.
+    fn end(&mut self, _place: Place<'_>) {}
+    /// An object or an array begins there.
+    fn level(&mut self, _place: Place<'_>) {}
+    /// A number, `true`, `false` or `null`.
+    fn bare(&mut self, _place: Place<'_>, _text: &[u8]) {}
 }
+
+impl Observer for () {}
+
+/// Objects with these names, below the first level, have members of any name.
+const FREE: [&str; 9] =
+    ["input", "args", "arguments", "response", "parameters", "input_schema", "inputSchema", "schema", "properties"];
 
 /// Reads one document, or several that follow each other, of which the last one is kept.
 #[derive(Debug)]
@@ -157,6 +187,7 @@ struct Level {
     /// A name is expected, not a value.
     at_name: bool,
     is_reserved: bool,
+    is_free: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +262,7 @@ impl Skimmer {
                     self.take_text(is_name, plain, observer);
                     match after.split_first() {
                         Some((b'"', after)) => {
-                            self.end_string(is_name);
+                            self.end_string(is_name, observer);
                             bytes = after;
                         }
                         Some((_, after)) => {
@@ -247,6 +278,7 @@ impl Skimmer {
                 }
                 Token::Bare => {
                     if matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r') {
+                        observer.bare(self.place(), &self.text);
                         self.end_bare();
                     } else {
                         if self.text.len() < TEXT {
@@ -279,8 +311,10 @@ impl Skimmer {
     fn structure(&mut self, byte: u8, observer: &mut dyn Observer) {
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {}
-            b'{' => self.begin_level(true),
-            b'[' => self.begin_level(false),
+            b'{' | b'[' => {
+                observer.level(self.place());
+                self.begin_level(byte == b'{');
+            }
             b'}' | b']' => {
                 if self.deeper > 0 {
                     self.deeper -= 1;
@@ -309,7 +343,7 @@ impl Skimmer {
                 self.text.clear();
                 self.token = Token::String { is_name, escape: Escape::None };
                 if !is_name {
-                    observer.begin(self.name());
+                    observer.begin(self.place());
                 }
             }
             _ => {
@@ -320,8 +354,8 @@ impl Skimmer {
         }
     }
 
-    fn name(&self) -> &str {
-        self.stack.last().map_or("", |level| &level.name)
+    fn place(&self) -> Place<'_> {
+        place(&self.stack)
     }
 
     fn take_text(&mut self, is_name: bool, text: &[u8], observer: &mut dyn Observer) {
@@ -332,7 +366,7 @@ impl Skimmer {
         let room = limit.saturating_sub(self.text.len());
         self.text.extend_from_slice(text.get(..text.len().min(room)).unwrap_or_default());
         if !is_name {
-            observer.piece(self.stack.last().map_or("", |level| &level.name), text);
+            observer.piece(place(&self.stack), text);
         }
     }
 
@@ -395,8 +429,11 @@ impl Skimmer {
         Escape::None
     }
 
-    fn end_string(&mut self, is_name: bool) {
+    fn end_string(&mut self, is_name: bool, observer: &mut dyn Observer) {
         self.token = Token::None;
+        if !is_name {
+            observer.end(self.place());
+        }
         if is_name {
             let name = lossy(&self.text);
             if let Some(level) = self.stack.last_mut() {
@@ -439,8 +476,10 @@ impl Skimmer {
         let is_reserved =
             parent.is_some_and(|level| level.is_reserved || (level.is_object && RESERVED.contains(&&*level.name)));
         let name = parent.map_or("".into(), |level| level.name.clone());
+        let is_free = parent
+            .is_some_and(|level| level.is_free || (is_object && self.stack.len() > 1 && FREE.contains(&&*level.name)));
         let node = keeps.then(|| if is_object { Node::Object(Vec::new()) } else { Node::Array(Vec::new()) });
-        self.stack.push(Level { node, name, is_object, at_name: is_object, is_reserved });
+        self.stack.push(Level { node, name, is_object, at_name: is_object, is_reserved, is_free });
     }
 
     fn end_level(&mut self) {
@@ -491,6 +530,15 @@ impl Skimmer {
     }
 }
 
+fn place(stack: &[Level]) -> Place<'_> {
+    let (first, last) = (stack.first(), stack.last());
+    Place {
+        member: last.map_or("", |level| &level.name),
+        top: first.map_or("", |level| &level.name),
+        is_free: last.is_some_and(|level| level.is_free),
+    }
+}
+
 fn lossy(text: &[u8]) -> Box<str> {
     // A string that was cut may end in the middle of a character.
     String::from_utf8_lossy(text).trim_end_matches(char::REPLACEMENT_CHARACTER).into()
@@ -500,7 +548,7 @@ fn lossy(text: &[u8]) -> Box<str> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DEPTH, ITEMS, NODES, Node, Observer, Skimmer, TEXT};
+    use super::{DEPTH, ITEMS, NODES, Node, Observer, Place, Skimmer, TEXT};
 
     fn read(text: &str) -> (Node, bool) {
         Skimmer::read(text.as_bytes(), &mut ())
@@ -523,10 +571,10 @@ mod tests {
     #[derive(Default)]
     struct Texts(Vec<(String, String)>);
     impl Observer for Texts {
-        fn begin(&mut self, member: &str) {
-            self.0.push((member.into(), String::new()));
+        fn begin(&mut self, place: Place<'_>) {
+            self.0.push((place.member.into(), String::new()));
         }
-        fn piece(&mut self, _: &str, text: &[u8]) {
+        fn piece(&mut self, _: Place<'_>, text: &[u8]) {
             if let Some((_, all)) = self.0.last_mut() {
                 all.push_str(&String::from_utf8_lossy(text));
             }

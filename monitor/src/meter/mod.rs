@@ -9,6 +9,7 @@
 
 mod anthropic;
 mod bedrock;
+mod bedrock_agents;
 mod cohere;
 mod dialect;
 mod estimate;
@@ -19,8 +20,12 @@ mod json;
 mod ollama;
 mod openai;
 mod provider;
+mod socket;
+pub mod tool;
 mod usage;
 
+pub use dialect::Part;
 pub use estimate::load_vocabularies;
-pub use exchange::{Billing, Meter, Metered};
+pub use exchange::{Billing, Kind, Meter, Metered};
+pub use socket::{CallNumber, Socket};
 pub use usage::{Basis, Bucket, TokenCount, Unit, Units, Usage};

@@ -4,15 +4,18 @@
 //! Source: the API reference of OpenAI ("The chat completion object", "Streaming", "The response object") and recorded traffic. What others
 //! do otherwise is in their files below.
 
+mod cloudflare;
+mod databricks;
 mod deepseek;
 mod groq;
 mod mistral;
 mod openrouter;
 mod perplexity;
 mod together;
+mod vllm;
 mod xai;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{
     dialect::{Dialect, Purpose, Report, percent_decoded},
@@ -24,8 +27,8 @@ use crate::price::Money;
 pub struct OpenAi;
 
 /// What a provider's usage has that OpenAI's does not: found by its members, at any host. Adding one takes a file and a line here.
-const ACCENTS: [fn(&Node, &mut Counted); 6] =
-    [deepseek::read, mistral::read, openrouter::read, perplexity::read, together::read, xai::read];
+const ACCENTS: [fn(&Node, &mut Counted); 7] =
+    [databricks::read, deepseek::read, mistral::read, openrouter::read, perplexity::read, together::read, xai::read];
 
 /// Counts on their way into buckets.
 #[derive(Debug, Default)]
@@ -33,6 +36,7 @@ struct Counted {
     /// With what was cached.
     input: u64,
     cached: u64,
+    written: u64,
     /// With reasoning, when everything is read.
     output: u64,
     reasoning: u64,
@@ -64,6 +68,9 @@ impl Dialect for OpenAi {
 
     /// Azure names the deployment there.
     fn model_in_path<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
+        if let Some(model) = cloudflare::model_in_path(path) {
+            return Some(percent_decoded(model));
+        }
         let (_, rest) = path.split_once("/deployments/")?;
         rest.split('/').next().filter(|name| !name.is_empty()).map(percent_decoded)
     }
@@ -80,12 +87,21 @@ impl Dialect for OpenAi {
                 | "response"
                 | "response.compaction"
                 | "thread.run"
+                | "conversation.response"
         ) || (object == "list" && (is_counted("prompt_tokens") || is_counted("total_tokens")))
             || kind.starts_with("response.")
+            || kind.starts_with("conversation.response.")
+            || cloudflare::unwrapped(answer).is_some()
             || (answer.get("choices").is_some() && answer.get("model").is_some())
     }
 
+    fn is_free(&self, request: &Node) -> bool {
+        // Warms up a conversation ("WebSocket mode") and answers nothing.
+        request.get("generate") == Some(&Node::Bool(false))
+    }
+
     fn document(&self, answer: &Node, report: &mut Report) {
+        let answer = cloudflare::unwrapped(answer).unwrap_or(answer);
         Report::set_text(&mut report.model, answer.get("model"));
         Report::set_text(&mut report.id, answer.get("id"));
         Report::set_text(&mut report.service.tier, answer.get("service_tier"));
@@ -93,6 +109,8 @@ impl Dialect for OpenAi {
         report.is_pending = matches!(status, "queued" | "in_progress");
         take_tool_calls(answer, report);
         take_images(answer, report);
+        vllm::recognize(answer, report);
+        mistral::take_pages(answer, report);
         if let Some(usage) = answer.get("usage") {
             take_usage(usage, report);
             report.is_final = !report.is_pending;
@@ -104,7 +122,8 @@ impl Dialect for OpenAi {
         if let Some(response) = message.get("response") {
             self.document(response, report);
             let kind = message.get("type").and_then(Node::text).unwrap_or_default();
-            report.is_final = matches!(kind, "response.completed" | "response.incomplete" | "response.failed");
+            report.is_final =
+                matches!(kind, "response.completed" | "response.incomplete" | "response.failed" | "response.done");
             return;
         }
         // Assistants: the run itself; its steps and messages repeat parts of it.
@@ -116,6 +135,7 @@ impl Dialect for OpenAi {
         Report::set_text(&mut report.model, message.get("model"));
         Report::set_text(&mut report.id, message.get("id"));
         Report::set_text(&mut report.service.tier, message.get("service_tier"));
+        vllm::recognize(message, report);
         let usage = message.get("usage").or_else(|| groq::usage(message));
         if let Some(usage) = usage {
             take_usage(usage, report);
@@ -130,7 +150,10 @@ impl Dialect for OpenAi {
 
     fn has_text(&self, event: Option<&str>) -> bool {
         // Responses name their events, and repeat the text in those that end an item.
-        event.is_none_or(|event| event.ends_with(".delta"))
+        event.is_none_or(|event| {
+            // Summaries of reasoning are not what the model was paid for.
+            event.ends_with(".delta") && !event.ends_with("audio.delta") && !event.contains("reasoning_summary")
+        })
     }
 }
 
@@ -138,7 +161,9 @@ fn post(path: &str) -> Option<Purpose> {
     let ends_with = |suffixes: &[&str]| suffixes.iter().any(|suffix| path.ends_with(suffix));
     if ends_with(&["/responses/input_tokens"]) {
         Some(Purpose::Free)
-    } else if ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"]) {
+    } else if cloudflare::model_in_path(path).is_some()
+        || ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"])
+    {
         Some(Purpose::Generate)
     } else if ends_with(&["/embeddings", "/multimodalembeddings", "/contextualizedembeddings", "/rerank"]) {
         Some(Purpose::Embed)
@@ -182,6 +207,15 @@ fn take_tool_calls(answer: &Node, report: &mut Report) {
     });
     report.units.set(Unit::WebSearches, searches);
     report.units.set(Unit::FileSearches, count(&|_, kind| kind == "file_search_call"));
+    // Billed by the container, which several calls may share.
+    let containers: BTreeSet<&str> = output
+        .iter()
+        .filter(|item| item.get("type").and_then(Node::text) == Some("code_interpreter_call"))
+        .map(|item| item.get("container_id").and_then(Node::text).unwrap_or_default())
+        .collect();
+    report.units.set(Unit::CodeExecutions, containers.len() as u64);
+    // Made by another model, and billed by its tokens, which nobody tells here.
+    report.units.set(Unit::Images, count(&|_, kind| kind == "image_generation_call"));
 }
 
 fn take_images(answer: &Node, report: &mut Report) {
@@ -202,6 +236,7 @@ fn take_usage(usage: &Node, report: &mut Report) {
     let mut counted = Counted {
         input: input.unwrap_or(0),
         cached: of_input(usage, "cached_tokens"),
+        written: of_input(usage, "cache_write_tokens"),
         output: output.unwrap_or(0),
         reasoning: of_output(usage, "reasoning_tokens").max(usage.count_of("reasoning_tokens")),
         total,
@@ -225,9 +260,14 @@ fn take_usage(usage: &Node, report: &mut Report) {
 fn buckets(usage: &Node, counted: &Counted) -> Usage {
     let mut used = Usage::default();
     used.set(Bucket::CacheRead, counted.cached.min(counted.input));
-    used.set(Bucket::CacheWrite, of_input(usage, "cache_write_tokens"));
-    used.set(Bucket::InputAudio, of_input(usage, "audio_tokens"));
-    used.set(Bucket::InputImage, of_input(usage, "image_tokens"));
+    used.set(Bucket::CacheWrite, counted.written);
+    // What of them came from the cache is counted there (realtime sessions).
+    let fresh = |name: &str| {
+        let cached = cached_of(usage, name);
+        of_input(usage, name).saturating_sub(cached)
+    };
+    used.set(Bucket::InputAudio, fresh("audio_tokens"));
+    used.set(Bucket::InputImage, fresh("image_tokens"));
     used.set(Bucket::InputUncached, counted.input.saturating_sub(used.input_total()));
     used.set(Bucket::Reasoning, counted.reasoning);
     used.set(Bucket::OutputAudio, of_output(usage, "audio_tokens"));
@@ -238,6 +278,12 @@ fn buckets(usage: &Node, counted: &Counted) -> Usage {
 
 fn of_input(usage: &Node, name: &str) -> u64 {
     detail(usage, &["prompt_tokens_details", "input_tokens_details", "input_token_details"], name)
+}
+
+fn cached_of(usage: &Node, name: &str) -> u64 {
+    let groups = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
+    let cached = groups.iter().find_map(|group| usage.path(&[group, "cached_tokens_details", name]));
+    cached.and_then(Node::count).unwrap_or(0)
 }
 
 fn of_output(usage: &Node, name: &str) -> u64 {

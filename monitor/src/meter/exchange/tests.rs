@@ -1,4 +1,7 @@
+mod agents;
 mod providers;
+mod sockets;
+mod tools;
 
 use insta::assert_json_snapshot;
 use serde_json::json;
@@ -238,7 +241,9 @@ fn an_abandoned_anthropic_stream_is_charged_for_what_came() {
     let came = sse(&anthropic_stream()[..4]);
     let metered = exchange("proxy.example", "/anthropic/v1/messages", &ask_anthropic(), STREAM, &came);
     assert_eq!((&metered["basis"], &metered["usage"]["input_uncached"]), (&json!("estimated"), &json!(25)));
-    assert_eq!(metered["usage"]["output_text"], json!(7));
+    // More than was announced, and about what the text has.
+    let output = metered["usage"]["output_text"].as_u64().expect("a count");
+    assert!((8..=12).contains(&output), "{output}");
 }
 
 #[test]
@@ -278,7 +283,7 @@ fn what_is_free_is_free() {
 #[test]
 fn an_api_that_is_not_read_yet_is_unknown_and_not_free() {
     let request = json!({"inputText": "hi"});
-    let path = "/agents/a/agentAliases/b/sessions/c/text";
+    let path = "/flows/a/aliases/b";
     let host = "bedrock-agent-runtime.us-east-1.amazonaws.com";
     let metered = exchange(host, path, &request, "application/vnd.amazon.eventstream", "...");
     assert_eq!((&metered["basis"], &metered["billing"]), (&json!("floor"), &json!("Unknown")));

@@ -9,6 +9,10 @@ pub fn read(usage: &Node, counted: &mut Counted) {
         let beside = usage.count_of("reasoning_tokens").saturating_add(usage.count_of("citation_tokens"));
         counted.output = counted.output.saturating_add(beside);
     }
-    counted.units.set(Unit::WebSearches, usage.count_of("num_search_queries"));
+    let searches = usage.path(&["tool_calls_details", "search_web", "invocation"]).and_then(Node::count);
+    counted.units.set(Unit::WebSearches, searches.unwrap_or(0).max(usage.count_of("num_search_queries")));
+    // Its Responses name the cache within OpenAI's details as Anthropic does.
+    let cached = usage.path(&["input_tokens_details", "cache_read_input_tokens"]).and_then(Node::count);
+    counted.cached = counted.cached.max(cached.unwrap_or(0));
     counted.cost = usage.path(&["cost", "total_cost"]).and_then(Node::usd).or(counted.cost);
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{STREAM, ask_anthropic, exchange, exchange_with_hole, sse};
 use crate::{
-    meter::Meter,
-    wire::{End, Ending, Event, Message, RequestHead},
+    meter::{Meter, Unit},
+    wire::{End, Ending, Event, Field, Message, RequestHead},
 };
 
 const JSON: &str = "application/json";
@@ -76,6 +76,84 @@ fn perplexity_counts_research_beside_the_completion() {
     let metered = chat("api.perplexity.ai", &usage);
     assert_eq!(metered["usage"], json!({"input_uncached": 33, "output_text": 150, "reasoning": 700}));
     assert_eq!((&metered["units"]["web_searches"], &metered["basis"]), (&json!(18), &json!("provider")));
+}
+
+#[test]
+fn xai_reports_its_price_and_what_its_tools_did() {
+    let usage = json!({
+        "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 130, "cost_in_usd_ticks": 5_000_000,
+        "completion_tokens_details": {"reasoning_tokens": 20}, "prompt_tokens_details": {"cached_tokens": 40},
+        "server_side_tool_usage_details": {"web_search_calls": 2, "x_search_calls": 1},
+    });
+    let metered = chat("api.x.ai", &usage);
+    assert_eq!(metered["usage"], json!({"cache_read": 40, "input_uncached": 60, "output_text": 10, "reasoning": 20}));
+    assert_eq!(metered["units"], json!({"web_searches": 2, "social_searches": 1}));
+    assert_eq!((&metered["basis"], &metered["provider"]), (&json!("provider"), &json!("xai")));
+}
+
+#[test]
+fn databricks_has_the_cache_inside_the_prompt() {
+    let usage = json!({"prompt_tokens": 100, "completion_tokens": 5, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30});
+    let metered = chat("adb-1.azuredatabricks.net", &usage);
+    assert_eq!(metered["usage"], json!({"cache_read": 60, "cache_write": 30, "input_uncached": 10, "output_text": 5}));
+}
+
+#[test]
+fn mistral_counts_seconds_and_pages() {
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 5, "prompt_audio_seconds": 7, "num_cached_tokens": 4});
+    let metered = chat("api.mistral.ai", &usage);
+    assert_eq!(metered["units"], json!({"input_audio_seconds": 7}));
+    assert_eq!(metered["usage"], json!({"cache_read": 4, "input_uncached": 6, "output_text": 5}));
+    let none = json!({"prompt_tokens": 10, "completion_tokens": 5, "prompt_audio_seconds": {}});
+    assert_eq!(chat("api.mistral.ai", &none)["units"], json!({}));
+    let request =
+        json!({"model": "mistral-ocr-latest", "document": {"type": "document_url", "document_url": "https://x"}});
+    let answer =
+        json!({"pages": [], "model": "mistral-ocr-2505", "usage_info": {"pages_processed": 3, "doc_size_bytes": 9}});
+    let read = exchange("api.mistral.ai", "/v1/ocr", &request, JSON, &answer.to_string());
+    assert_eq!((&read["units"], &read["basis"]), (&json!({"document_pages": 3}), &json!("measured")));
+}
+
+#[test]
+fn workers_ai_has_an_envelope_and_the_model_in_the_path() {
+    let answer = json!({"success": true, "errors": [], "result": {"response": "hi", "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}});
+    let path = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3.1-8b-instruct";
+    let metered = exchange("api.cloudflare.com", path, &json!({"prompt": "hi"}), JSON, &answer.to_string());
+    assert_eq!(metered["usage"], json!({"input_uncached": 9, "output_text": 2}));
+    assert_eq!((&metered["model"], &metered["basis"]), (&json!("@cf/meta/llama-3.1-8b-instruct"), &json!("measured")));
+}
+
+#[test]
+fn vllm_is_known_by_its_choices_where_the_host_tells_nothing() {
+    let answer = json!({"id": "c", "object": "chat.completion", "model": "m", "choices": [{"index": 0, "finish_reason": "stop", "stop_reason": null}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2}});
+    let request = json!({"model": "m", "messages": []});
+    let at =
+        |host: &str| exchange(host, "/v1/chat/completions", &request, JSON, &answer.to_string())["provider"].clone();
+    assert_eq!((at("localhost:8000"), at("api.openai.com")), (json!("vllm"), json!("openai")));
+}
+
+#[test]
+fn open_router_with_a_key_of_ones_own_has_two_bills() {
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 5, "cost": 0.01, "is_byok": true, "cost_details": {"upstream_inference_cost": 0.2}});
+    assert_eq!(chat("openrouter.ai", &usage)["basis"], json!("provider"));
+}
+
+#[test]
+fn a_form_names_its_model() {
+    let mut meter = Meter::new(&RequestHead {
+        method: "POST".into(),
+        target: "/v1/audio/transcriptions".into(),
+        host: Some("api.openai.com".into()),
+        ..RequestHead::default()
+    });
+    meter.on(&Event::RequestField(Field { name: "file", value: b"", is_file: true }));
+    meter.on(&Event::RequestField(Field { name: "model", value: b"whisper-1", is_file: false }));
+    meter.on(&Event::RequestEnd);
+    meter.on(&Event::ResponseBody(br#"{"text": "hi", "usage": {"type": "duration", "seconds": 3}}"#));
+    let metered = meter.finish(End { how: Ending::Complete, lost: 0 });
+    assert_eq!((metered.model(), metered.basis.name()), (Some("whisper-1"), "measured"));
+    assert_eq!(metered.units.get(Unit::InputAudioSeconds), 3);
 }
 
 #[test]
@@ -193,12 +271,20 @@ fn compacting_is_billed_beside_the_totals_and_messages_within_them() {
 }
 
 #[test]
-fn what_another_model_did_makes_the_figures_a_floor() {
-    let usage =
-        json!({"input_tokens": 10, "output_tokens": 5, "iterations": [{"type": "advisor_message", "model": "x"}]});
-    let answer = json!({"id": "m", "type": "message", "model": "claude-opus-4-6", "usage": usage});
-    let metered = exchange("api.anthropic.com", "/v1/messages", &ask_anthropic(), JSON, &answer.to_string());
-    assert_eq!((&metered["basis"], &metered["usage"]["input_uncached"]), (&json!("floor"), &json!(10)));
+fn what_another_model_did_is_told_apart() {
+    let answer = |iteration: Value| {
+        let usage = json!({"input_tokens": 10, "output_tokens": 5, "iterations": [iteration]});
+        let answer = json!({"id": "m", "type": "message", "model": "claude-opus-4-6", "usage": usage});
+        exchange("api.anthropic.com", "/v1/messages", &ask_anthropic(), JSON, &answer.to_string())
+    };
+    let told =
+        answer(json!({"type": "advisor_message", "model": "claude-opus-4-6", "input_tokens": 100, "output_tokens": 7}));
+    assert_eq!(
+        (&told["basis"], &told["usage"]),
+        (&json!("measured"), &json!({"input_uncached": 110, "output_text": 12}))
+    );
+    let untold = answer(json!({"type": "advisor_message", "model": "x"}));
+    assert_eq!((&untold["basis"], &untold["usage"]["input_uncached"]), (&json!("floor"), &json!(10)));
 }
 
 // Google.
@@ -358,11 +444,12 @@ fn converse_counts_the_cache_beside_the_input_and_by_its_lifetime() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_taken_apart_is_unknown_and_not_estimated() {
+fn a_stream_that_cannot_be_taken_apart_is_a_floor() {
     let host = "bedrock-runtime.us-east-1.amazonaws.com";
     let path = "/model/amazon.nova-lite-v1%3A0/converse-stream";
-    let request = json!({"messages": []});
-    assert!(is_unknown(&exchange(host, path, &request, "application/vnd.amazon.eventstream", "\u{0}\u{0}{}")));
+    let request = json!({"messages": [{"role": "user", "content": [{"text": "hi"}]}]});
+    let metered = exchange(host, path, &request, "application/vnd.amazon.eventstream", "\u{0}\u{0}{}");
+    assert_eq!((&metered["basis"], &metered["billing"]), (&json!("floor"), &json!("Charge")));
 }
 
 // Cohere, Ollama.
