@@ -25,7 +25,7 @@ enum Xtask {
     Run(run::Args),
     /// Run every check and test
     Test(test::Args),
-    /// Make the embedded price book from the newest genai-prices package (for maintainers)
+    /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
     Prices(prices::Args),
 }
 
