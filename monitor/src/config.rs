@@ -8,7 +8,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{price::Money, probe::Capacity};
+use crate::{
+    price::{CeilingSetting, Money, Overrides},
+    probe::Capacity,
+};
 
 /// Where the daemon listens, and its clients look for it.
 pub const SOCKET: &str = "/run/tollgate/tollgate.sock";
@@ -24,6 +27,7 @@ pub struct Config {
     pub budget: Budget,
     pub cgroup: Cgroup,
     pub kernel: Kernel,
+    pub price: Price,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -89,6 +93,24 @@ impl Default for Kernel {
 impl Kernel {
     pub fn capacity(&self) -> Capacity {
         Capacity { ring_bytes: self.ring_mib << 20, processes: self.processes, connections: self.connections }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Price {
+    /// Whether models that the catalogue lacks are priced by the fallback table.
+    pub fallback: bool,
+    /// What a call without a price counts toward caps.
+    pub unpriced_ceiling: CeilingSetting,
+    /// Negotiated rates, discounts, uplifts, servers of one's own.
+    #[serde(rename = "override")]
+    pub overrides: Overrides,
+}
+
+impl Default for Price {
+    fn default() -> Self {
+        Self { fallback: true, unpriced_ceiling: CeilingSetting::default(), overrides: Overrides::default() }
     }
 }
 

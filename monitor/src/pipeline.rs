@@ -5,13 +5,13 @@
 //! **Invariant:** pure: no clock, no file, no socket. The same bytes at the same times give the same [`Step`]s.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
     meter::{Basis, Billing, Meter, Metered, Usage},
-    price::{Catalogue, Money, Price, Query, Quote},
+    price::{Component, Money, Price, PriceBook, Query, Quote, Unpriced},
     wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
 
@@ -48,6 +48,8 @@ pub struct Charge {
     pub cost: Option<Money>,
     pub tokens_cost: Option<Money>,
     pub row: Option<Row>,
+    /// What counts toward caps in place of a cost that is not known, or not known in full. No sum of charges has it.
+    pub ceiling: Option<Money>,
     /// Why there is no cost, or what it leaves out.
     pub note: Option<String>,
 }
@@ -58,6 +60,9 @@ pub struct Row {
     pub catalogue: String,
     pub provider: String,
     pub model: String,
+    /// Name and hash of what an administrator has set for the call: `contract@0123456789ab`.
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
 }
 
 /// Follows one connection.
@@ -67,7 +72,7 @@ pub struct Pipeline {
 }
 
 struct Exchanges {
-    catalogue: &'static Catalogue,
+    prices: &'static PriceBook,
     /// `https`, or `http` for a connection without TLS.
     scheme: &'static str,
     open: VecDeque<Open>,
@@ -78,6 +83,7 @@ struct Open {
     id: ExchangeId,
     meter: Meter,
     url: String,
+    started: Timestamp,
     /// Answer bytes since the running cost was last said.
     unsaid: usize,
     /// The last figures were said.
@@ -88,8 +94,8 @@ struct Open {
 const SAY_EVERY: usize = 2048;
 
 impl Pipeline {
-    pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
-        let exchanges = Exchanges { catalogue, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH };
+    pub fn new(prices: &'static PriceBook, scheme: &'static str) -> Self {
+        let exchanges = Exchanges { prices, scheme, open: VecDeque::new(), at: Timestamp::UNIX_EPOCH };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
     }
 
@@ -127,6 +133,7 @@ impl wire::Sink for Steps<'_> {
                     id: exchange,
                     meter: Meter::new(head),
                     url,
+                    started: self.exchanges.at,
                     unsaid: 0,
                     is_final: false,
                 });
@@ -151,13 +158,13 @@ impl wire::Sink for Steps<'_> {
 
 impl Steps<'_> {
     fn pass_on(&mut self, exchange: ExchangeId, event: &Event<'_>) {
-        let (catalogue, at) = (self.exchanges.catalogue, self.exchanges.at);
+        let (prices, at) = (self.exchanges.prices, self.exchanges.at);
         let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
         open.meter.on(event);
         match event {
             Event::RequestEnd => {
                 let may_cost = open.meter.may_cost();
-                let least = if may_cost { running_cost(catalogue, open, at) } else { None };
+                let least = if may_cost { running_cost(prices, open, at) } else { None };
                 let model = open.meter.model_requested().map(Into::into);
                 (self.out)(Step::Asked { exchange, may_cost, model, least });
             }
@@ -170,16 +177,31 @@ impl Steps<'_> {
         if (open.unsaid >= SAY_EVERY || is_final) && open.meter.may_cost() {
             open.is_final |= is_final;
             open.unsaid = 0;
-            if let Some(cost) = running_cost(catalogue, open, at) {
+            if let Some(cost) = running_cost(prices, open, at) {
                 (self.out)(Step::Running { exchange, cost });
             }
         }
     }
 }
 
-fn running_cost(catalogue: &Catalogue, open: &Open, at: Timestamp) -> Option<Money> {
-    let query = Query { url: Some(&open.url), ..Query::new(open.meter.model_requested().unwrap_or_default(), at) };
-    Some(catalogue.rates(&query).ok()?.cost(&open.meter.running()))
+/// What an exchange counts toward a cap by now: its cost, or where that is not known, the ceiling.
+fn running_cost(prices: &PriceBook, open: &Open, at: Timestamp) -> Option<Money> {
+    let query = Query {
+        url: Some(&open.url),
+        took: Some(open.took(at)),
+        ..Query::new(open.meter.model_requested().unwrap_or_default(), at)
+    };
+    let usage = open.meter.running();
+    match prices.rates(&query) {
+        Ok(rates) => Some(rates.cost(&usage)),
+        Err(why) => prices.ceiling(why, &usage),
+    }
+}
+
+impl Open {
+    fn took(&self, at: Timestamp) -> Duration {
+        Duration::try_from(at.duration_since(self.started)).unwrap_or_default()
+    }
 }
 
 impl Exchanges {
@@ -189,16 +211,23 @@ impl Exchanges {
     }
 
     fn charge(&self, open: Open, end: End) -> Charge {
+        let took = open.took(self.at);
         let metered = open.meter.finish(end);
         match metered.billing {
-            Billing::Free => {
-                Charge { metered, cost: Some(Money::ZERO), tokens_cost: Some(Money::ZERO), row: None, note: None }
-            }
+            Billing::Free => Charge {
+                metered,
+                cost: Some(Money::ZERO),
+                tokens_cost: Some(Money::ZERO),
+                row: None,
+                ceiling: None,
+                note: None,
+            },
             Billing::Pending => Charge {
                 metered,
                 cost: None,
                 tokens_cost: None,
                 row: None,
+                ceiling: None,
                 note: Some("the answer comes later".into()),
             },
             Billing::Unknown => Charge {
@@ -206,20 +235,22 @@ impl Exchanges {
                 cost: None,
                 tokens_cost: None,
                 row: None,
+                ceiling: None,
                 note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
-            Billing::Charge | Billing::Once => self.price(metered, &open.url),
+            Billing::Charge | Billing::Once => self.price(metered, &open.url, took),
         }
     }
 
-    fn price(&self, metered: Metered, url: &str) -> Charge {
+    fn price(&self, metered: Metered, url: &str, took: Duration) -> Charge {
         let ask = |model: Option<&str>| {
             let query = Query {
                 url: Some(url),
                 service: metered.service.as_service(),
+                took: Some(took),
                 ..Query::new(model.unwrap_or_default(), self.at)
             };
-            self.catalogue.quote(&query, &metered.usage, &metered.units)
+            self.prices.quote(&query, &metered.usage, &metered.units)
         };
         // Some servers report an internal name that no price list has; then the name that was asked for is the one on the bill.
         let quote = match ask(metered.model()) {
@@ -234,32 +265,54 @@ impl Exchanges {
             (Basis::Provider, Some(cost), quote) => {
                 let price = if let Quote::Priced(price) = quote { Some(price) } else { None };
                 let tokens_cost = price.as_ref().map(|price| price.tokens);
-                Charge { metered, cost: Some(cost), tokens_cost, row: price.as_ref().map(row), note: None }
+                Charge {
+                    metered,
+                    cost: Some(cost),
+                    tokens_cost,
+                    row: price.as_ref().map(row),
+                    ceiling: None,
+                    note: None,
+                }
             }
-            (_, _, Quote::Priced(price)) => by_catalogue(metered, &price),
+            (_, _, Quote::Priced(price)) => self.by_row(metered, &price),
             (_, _, Quote::Unpriced(why)) => {
-                Charge { metered, cost: None, tokens_cost: None, row: None, note: Some(why.to_string()) }
+                let ceiling = self.prices.ceiling(why, &metered.usage);
+                Charge { metered, cost: None, tokens_cost: None, row: None, ceiling, note: Some(why.to_string()) }
             }
+        }
+    }
+
+    /// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
+    fn by_row(&self, metered: Metered, price: &Price<'_>) -> Charge {
+        let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
+        let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
+        let is_priced = missing.is_empty() || !price.total.is_zero();
+        let unpriced = price.unpriced_components.iter().filter_map(|component| match component {
+            Component::Tokens(bucket) => Some((*bucket, metered.usage.get(*bucket))),
+            Component::Count(_) | Component::MachineTime => None,
+        });
+        let unpriced: Usage = unpriced.collect();
+        let provider = Unpriced::UnknownModel { provider: price.row.provider };
+        let ceiling = self.prices.ceiling(provider, &unpriced).filter(|ceiling| !ceiling.is_zero());
+        Charge {
+            metered,
+            cost: is_priced.then_some(price.total),
+            tokens_cost: is_priced.then_some(price.tokens),
+            row: Some(row(price)),
+            ceiling: ceiling.map(|ceiling| price.total + ceiling),
+            note,
         }
     }
 }
 
-/// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
-fn by_catalogue(metered: Metered, price: &Price<'_>) -> Charge {
-    let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
-    let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
-    let is_priced = missing.is_empty() || !price.total.is_zero();
-    Charge {
-        metered,
-        cost: is_priced.then_some(price.total),
-        tokens_cost: is_priced.then_some(price.tokens),
-        row: Some(row(price)),
-        note,
-    }
-}
-
 fn row(price: &Price<'_>) -> Row {
-    Row { catalogue: price.row.catalogue.into(), provider: price.row.provider.into(), model: price.row.model.into() }
+    let set = price.row.set.map(|set| format!("{}@{}", set.name(), set.hash()));
+    Row {
+        catalogue: price.row.catalogue.into(),
+        provider: price.row.provider.into(),
+        model: price.row.model.into(),
+        set,
+    }
 }
 
 impl Charge {

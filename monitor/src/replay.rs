@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     meter::{Basis, Units, Usage},
     pipeline::{Charge, Pipeline, Row, Step},
-    price::{Catalogue, Money},
+    price::{Money, PriceBook},
     wire::{Direction, StreamOffset},
 };
 
@@ -128,7 +128,7 @@ struct HarLog {
     entries: Vec<serde_json::Value>,
 }
 
-/// Replays a file and hands each line to `on_line`.
+/// Replays a file at the prices of the embedded catalogue, and hands each line to `on_line`.
 ///
 /// # Errors
 /// When the file cannot be read, or `on_line` fails.
@@ -138,7 +138,20 @@ pub fn replay(
     at: Option<Timestamp>,
     on_line: &mut dyn FnMut(Line) -> io::Result<()>,
 ) -> io::Result<()> {
-    let catalogue = Catalogue::embedded();
+    replay_at_prices(path, chunks, at, PriceBook::embedded_catalogue(), on_line)
+}
+
+/// Replays a file at the prices of a book.
+///
+/// # Errors
+/// When the file cannot be read, or `on_line` fails.
+pub fn replay_at_prices(
+    path: &Path,
+    chunks: Chunks,
+    at: Option<Timestamp>,
+    prices: &'static PriceBook,
+    on_line: &mut dyn FnMut(Line) -> io::Result<()>,
+) -> io::Result<()> {
     let mut reader = open(path)?;
     if reader.fill_buf()?.starts_with(BOM) {
         reader.consume(BOM.len());
@@ -147,7 +160,7 @@ pub fn replay(
         let har: Har = serde_json::from_reader(reader)?;
         for (index, entry) in har.log.entries.into_iter().enumerate() {
             let id = format!("entries/{index}");
-            on_line(replay_one(serde_json::from_value(entry), &id, chunks, at, catalogue))?;
+            on_line(replay_one(serde_json::from_value(entry), &id, chunks, at, prices))?;
         }
         return Ok(());
     }
@@ -158,7 +171,7 @@ pub fn replay(
             break;
         }
         if !line.trim_ascii().is_empty() {
-            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), chunks, at, catalogue))?;
+            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), chunks, at, prices))?;
         }
     }
     Ok(())
@@ -186,7 +199,7 @@ fn replay_one(
     fallback_id: &str,
     chunks: Chunks,
     at: Option<Timestamp>,
-    catalogue: &'static Catalogue,
+    prices: &'static PriceBook,
 ) -> Line {
     let recorded = match recorded {
         Ok(recorded) => recorded,
@@ -199,7 +212,7 @@ fn replay_one(
     match wire_bytes(&recorded) {
         Ok((request, response)) => {
             let scheme = if recorded.request.url.starts_with("http://") { "http" } else { "https" };
-            let steps = feed(&request, &response, chunks, at, Pipeline::new(catalogue, scheme));
+            let steps = feed(&request, &response, chunks, at, Pipeline::new(prices, scheme));
             line(id, steps)
         }
         Err(why) => unreadable(Some(id), why),

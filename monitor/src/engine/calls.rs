@@ -74,10 +74,10 @@ impl Engine {
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
-        let catalogue = self.catalogue;
+        let prices = self.prices;
         self.connections.entry(id).or_insert_with(|| Connection {
             slot,
-            pipeline: Pipeline::new(catalogue, "https"),
+            pipeline: Pipeline::new(prices, "https"),
             starts: Default::default(),
             calls: Default::default(),
         })

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
-    price::Catalogue,
+    price::PriceBook,
     probe::{Memberships, Probes, Ring},
 };
 
@@ -34,6 +34,7 @@ pub struct Parts {
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
+    pub prices: &'static PriceBook,
 }
 
 /// Records that are dealt with before anything else gets its turn.
@@ -57,7 +58,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (kills, killed) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts } = parts;
+    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices } = parts;
     let mut engine = Engine {
         probes,
         memberships,
@@ -65,7 +66,7 @@ pub fn start(
         hierarchy,
         ledger: writer,
         alerts,
-        catalogue: Catalogue::embedded(),
+        prices,
         first_hold: config.budget.first_hold,
         kill_grace: config.budget.kill_grace(),
         clock: Clock::now(),
@@ -182,7 +183,7 @@ fn status(engine: &Engine) -> Status {
             pid: std::process::id(),
             ready: true,
             uptime_s: engine.started.elapsed().as_secs(),
-            catalogue: engine.catalogue.version().to_owned(),
+            catalogue: engine.prices.version(),
         },
         tasks,
         probes: engine.probes.attached().cloned().collect(),

@@ -39,6 +39,8 @@ pub enum Evidence {
     Url,
     /// The URL is nobody's; the model's name is of this provider's form.
     ModelName,
+    /// No table has the call; an administrator has set its price.
+    Configured,
 }
 
 /// A row of a price list, and who bills by it.
