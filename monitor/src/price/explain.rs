@@ -78,22 +78,17 @@ impl PriceBook {
             }
         }
         let is_set = rates.as_ref().is_ok_and(|rates| rates.row().set.is_some());
-        match listed {
-            Ok((table, resolved)) => {
-                let why = if is_set { "an override is set" } else { evidence(resolved.evidence) };
+        if let Ok((table, resolved)) = listed {
+            let why = if is_set { "an override is set" } else { evidence(resolved.evidence) };
+            let rates = Rates::new(table, resolved, query);
+            candidates.push(candidate(&rates, None, !is_set, why, table.schedule(resolved.model)));
+            let found = Unpriced::UnknownModel { provider: &resolved.provider.id };
+            let also = self.in_fallback(query, found).filter(|_| std::ptr::eq(table, self.catalogue));
+            if let Some((table, resolved)) = also {
                 let rates = Rates::new(table, resolved, query);
-                candidates.push(candidate(&rates, None, !is_set, why, table.schedule(resolved.model)));
-                let is_catalogue = std::ptr::eq(table, self.catalogue);
-                if let Some((table, resolved)) = is_catalogue
-                    .then(|| self.in_fallback(query, Unpriced::UnknownModel { provider: &resolved.provider.id }))
-                    .flatten()
-                {
-                    let rates = Rates::new(table, resolved, query);
-                    let why = "the catalogue has the model: this table is for what it lacks";
-                    candidates.push(candidate(&rates, None, false, why, table.schedule(resolved.model)));
-                }
+                let why = "the catalogue has the model: this table is for what it lacks";
+                candidates.push(candidate(&rates, None, false, why, table.schedule(resolved.model)));
             }
-            Err(_) => {}
         }
         for (table, resolved) in self.elsewhere(query, provider.as_deref()) {
             let rates = Rates::new(table, resolved, query);

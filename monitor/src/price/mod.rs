@@ -25,7 +25,11 @@ mod resolve;
 mod row;
 
 #[cfg(test)]
+mod book_tests;
+#[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod reference_tests;
 
 use std::{fmt, time::Duration};
 

@@ -7,7 +7,7 @@ use jiff::tz::Offset;
 use super::{
     Evidence, Money, Override, Query,
     catalogue::{Catalogue, Side},
-    overrides::{Factor, MachineRate, Prices},
+    overrides::{Factor, Glob, MachineRate, Prices},
     resolve::Resolved,
     row::{ActivePrices, Amount, Tiered, UnitIndex},
 };
@@ -36,9 +36,9 @@ impl<'c> PriceRow<'c> {
 
     /// For a model that no table has.
     pub(super) fn of_override(set: &'c Override, provider: Option<&'c str>) -> Self {
-        let host = set.host.as_ref().map(|host| host.as_str());
+        let host = set.host.as_ref().map(Glob::as_str);
         let provider = provider.or(set.provider.as_deref()).or(host).unwrap_or("*");
-        let model = set.model.as_ref().map_or("*", |model| model.as_str());
+        let model = set.model.as_ref().map_or("*", Glob::as_str);
         let (catalogue, evidence) = (Self::CONFIGURATION, Evidence::Configured);
         Self { provider, model, list: provider, catalogue, evidence, set: Some(set) }
     }

@@ -96,6 +96,7 @@ fn read(settings: &Settings) -> Result<Override, String> {
     {
         return Err("it ends before it begins: `until` must be after `from`".into());
     }
+    let factor = factor(settings)?;
     let text = serde_json::to_string(settings).map_err(|error| error.to_string())?;
     Ok(Override {
         hash: hash(&text),
@@ -108,7 +109,7 @@ fn read(settings: &Settings) -> Result<Override, String> {
         from,
         until,
         prices: prices(settings)?,
-        factor: factor(settings)?,
+        factor,
     })
 }
 
