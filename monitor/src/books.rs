@@ -1,8 +1,9 @@
 //! Price tables that an administrator has installed, beside those that this program was built with.
 //!
 //! They lie in `prices/` of the state directory, each under its package, version and hash, so that none is ever written
-//! over and what an old charge cost can still be explained. `PACKAGE.active.json` says which one is in use. Both are written
-//! beside and renamed into place: a reader sees the old one or the new one.
+//! over and what an old charge cost can still be explained. `PACKAGE.active.json` says which one is in use. What a daemon's
+//! configuration has set is kept by its hash in `overrides/`. All are written beside and renamed into place: a reader sees the
+//! old one or the new one.
 //!
 //! **Invariant:** a table whose hash or form is wrong is never used.
 
@@ -18,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config,
-    price::{Catalogue, CatalogueError, PriceBook},
+    price::{Catalogue, CatalogueError, Overrides, PriceBook},
 };
 
 /// More than any table has; a larger file is none.
@@ -190,6 +191,26 @@ impl Shelf {
         Ok(path)
     }
 
+    /// Keeps what is set in a configuration by its hash, which charges name: to explain them when it is no longer set.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written.
+    pub fn keep(&self, overrides: &Overrides) -> Result<(), BookError> {
+        let dir = self.dir.join("overrides");
+        for it in overrides.iter() {
+            let path = dir.join(format!("{}.json", it.hash()));
+            if path.exists() {
+                continue;
+            }
+            let write = || {
+                fs::create_dir_all(&dir)?;
+                replace(&path, it.text().as_bytes())
+            };
+            write().map_err(|source| BookError::Write { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+
     fn active_path(&self, package: &str) -> PathBuf {
         self.dir.join(format!("{package}.active.json"))
     }
@@ -248,10 +269,12 @@ impl Tables {
                     *place = Box::leak(Box::new(book.catalogue));
                     tables.installed.push(format!("{} from {}", place.version(), book.path.display()));
                 }
-                Ok(Some(book)) => {
+                Ok(Some(book)) if place.is_newer_than(&book.catalogue) => {
                     let (installed, built_in) = (book.catalogue.version(), place.version());
-                    tables.unused.push(format!("{installed} is installed; {built_in}, built in, is not older"));
+                    tables.unused.push(format!("{installed} is installed, but {built_in} is built in"));
                 }
+                // Of the same version: it says the same.
+                Ok(Some(_)) => {}
                 Err(error) => tables.unused.push(format!("{error}; using {} instead", place.version())),
             }
         }
@@ -309,6 +332,19 @@ mod tests {
         let tables = Tables::of(dir.path());
         assert_eq!(tables.catalogue.version(), Catalogue::embedded().version());
         assert!(tables.unused[0].contains("it is damaged, or another file"), "{:?}", tables.unused);
+    }
+
+    #[test]
+    fn what_was_set_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let config: config::Price = toml::from_str("[[override]]\nname = 'x'\npercent = '-10'").unwrap();
+        for _ in 0..2 {
+            Shelf::new(dir.path()).keep(&config.overrides).unwrap();
+        }
+        let set = config.overrides.iter().next().unwrap();
+        let kept = fs::read_to_string(dir.path().join(format!("prices/overrides/{}.json", set.hash()))).unwrap();
+        assert_eq!(kept, r#"{"name":"x","percent":"-10","percent_of":"everything"}"#);
+        assert!(hex(&Sha256::digest(&kept)).starts_with(set.hash()));
     }
 
     #[test]

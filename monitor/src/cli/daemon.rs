@@ -15,7 +15,7 @@ use super::exit::{AlreadyRunning, NotAllowed};
 use crate::{
     alert::Alerts,
     api,
-    books::Tables,
+    books::{Shelf, Tables},
     config::Config,
     enforce::{Gates, Hierarchy},
     engine::{self, Handle, Parts},
@@ -78,6 +78,9 @@ fn prices(config: &Config) -> &'static PriceBook {
     let tables = Tables::of(config.state_dir());
     for unused in &tables.unused {
         tracing::warn!("prices: {unused}");
+    }
+    if let Err(error) = Shelf::new(config.state_dir()).keep(&config.price.overrides) {
+        tracing::warn!("prices: {error}: charges by these overrides cannot be explained later");
     }
     let prices = tables.book(&config.price);
     let installed = tables.installed.iter().map(|table| format!("; installed: {table}")).collect::<String>();

@@ -257,7 +257,8 @@ fn update(args: &Update) -> Result<ExitCode> {
     }
     let changes = active.changes(&book.catalogue).len();
     let path = Shelf::new(config.state_dir()).install(&book)?;
-    let used = Tables::of(config.state_dir()).of_package(book.catalogue.package()).version().to_owned();
+    let after = Tables::of(config.state_dir());
+    let used = after.of_package(book.catalogue.package()).version();
     if args.json {
         let report = json!({
             "catalogue": book.catalogue.version(), "sha256": book.sha256, "installed_as": path,
@@ -266,10 +267,10 @@ fn update(args: &Update) -> Result<ExitCode> {
         return print(&report.to_string());
     }
     let (installed, was) = (book.catalogue.version(), active.version());
-    let from_now = if used == installed {
+    let from_now = if after.installed.iter().any(|it| it.contains(installed)) {
         "a daemon uses it from its next start on".to_owned()
     } else {
-        format!("{used}, built in, is newer and stays in use")
+        format!("{used}, which is built in, stays in use")
     };
     print(&format!("installed {installed} as {}: {changes} models differ from {was}; {from_now}", path.display()))
 }

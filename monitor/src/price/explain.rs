@@ -52,6 +52,9 @@ pub struct PriceLine {
     /// Prices of the whole call where its input has more tokens than this.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub above: Vec<(u64, String)>,
+    /// What this is a kind of, if the row has no price for this kind alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub charged_as: Option<String>,
 }
 
 /// Prices of a table's row that hold at some time or for some kind of service.
@@ -148,14 +151,21 @@ fn candidate(rates: &Rates<'_>, set: Option<&Override>, holds: bool, why: &str, 
 impl Rates<'_> {
     /// Each price, with what an administrator has set.
     fn lines(&self) -> Vec<PriceLine> {
-        self.listed().map(|(component, price)| line(component, price, self)).chain(self.machine_line()).collect()
+        let listed = self.listed().collect::<Vec<_>>();
+        let lines = listed.iter().map(|&(component, price)| {
+            // Kinds of tokens that share a price share it in memory.
+            let first = listed.iter().find(|(_, other)| std::ptr::eq(*other, price)).map(|&(first, _)| first);
+            let charged_as = first.filter(|&first| first != component).map(|first| first.to_string());
+            PriceLine { charged_as, ..line(component, price, self) }
+        });
+        lines.chain(self.machine_line()).collect()
     }
 
     fn machine_line(&self) -> Option<PriceLine> {
         let machines = self.machines()?;
         let per_hour = machines.cost(std::time::Duration::from_secs(3600), self.factor());
         let (what, per) = (Component::MachineTime.to_string(), format!("hour of {} GPUs", machines.gpus()));
-        Some(PriceLine { what, per, usd: per_hour.to_string(), above: Vec::new() })
+        Some(PriceLine { what, per, usd: per_hour.to_string(), above: Vec::new(), charged_as: None })
     }
 }
 
@@ -169,7 +179,13 @@ fn line(component: Component, price: &Tiered, rates: &Rates<'_>) -> PriceLine {
     let usd = |rate: super::row::Rate| rate.of(per, rates.factor_of(is_fee));
     let mut steps = price.steps().map(|(start, rate)| (start, usd(rate)));
     let base = steps.next().map(|(_, usd)| usd).unwrap_or_default();
-    PriceLine { what: name, per: format!("{per} {unit}").trim_end().to_owned(), usd: base, above: steps.collect() }
+    PriceLine {
+        what: name,
+        per: format!("{per} {unit}").trim_end().to_owned(),
+        usd: base,
+        above: steps.collect(),
+        charged_as: None,
+    }
 }
 
 impl Catalogue {

@@ -49,9 +49,22 @@ pub(super) enum Prices {
     Listed,
     /// These. If there is any for tokens, the table's prices for tokens do not hold, as they are those of another
     /// contract; other prices of the table hold unless there is one here.
-    Own { tokens: Option<Box<[Option<Tiered>; Bucket::ALL.len()]>>, counts: Box<[Option<Tiered>; Unit::ALL.len()]> },
+    Own { tokens: Option<OwnTokens>, counts: Box<[Option<Tiered>; Unit::ALL.len()]> },
     /// The time of machines, and nothing of the table.
     Machines(MachineRate),
+}
+
+/// The prices of a contract for tokens, and which of them each bucket has.
+#[derive(Debug, Clone)]
+pub(super) struct OwnTokens {
+    prices: Box<[Tiered]>,
+    of: [Option<usize>; Bucket::ALL.len()],
+}
+
+impl OwnTokens {
+    pub(super) fn by_bucket(&self) -> [Option<&Tiered>; Bucket::ALL.len()] {
+        self.of.map(|place| self.prices.get(place?))
+    }
 }
 
 impl Override {

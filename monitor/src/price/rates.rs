@@ -153,7 +153,7 @@ impl<'c> Rates<'c> {
             Prices::Listed => {}
             Prices::Own { tokens, counts } => {
                 if let Some(tokens) = tokens {
-                    self.tokens = tokens.each_ref().map(Option::as_ref);
+                    self.tokens = tokens.by_bucket();
                 }
                 for ((unit, count), own) in Unit::ALL.into_iter().zip(&mut self.counts).zip(counts.iter()) {
                     if let Some(own) = own {

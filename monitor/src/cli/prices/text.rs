@@ -15,7 +15,8 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 
 pub fn explanation(explanation: &Explanation) -> String {
     let provider = explanation.provider.as_deref().map(|id| format!(" at {id}")).unwrap_or_default();
-    let mut text = format!("{}{provider}, {}\n", explanation.model, explanation.at);
+    let at = explanation.at.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let mut text = format!("{}{provider}, {at}\n", explanation.model);
     if let Some(why) = &explanation.unpriced {
         text.push_str(&format!("NO PRICE: {why}\n"));
     }
@@ -49,14 +50,18 @@ fn row(candidate: &Candidate) -> String {
 
 fn prices(candidate: &Candidate) -> String {
     let mut table = table(["WHAT", "USD", "PER", "LARGER INPUTS"]);
-    for line in &candidate.prices {
+    for line in candidate.prices.iter().filter(|line| line.charged_as.is_none()) {
         let above = line.above.iter().map(|(start, usd)| format!("above {start}: {usd}")).collect::<Vec<_>>();
         table.add_row([line.what.clone(), line.usd.clone(), line.per.clone(), above.join(", ")]);
     }
     if candidate.prices.is_empty() {
         return "  the row has no price for anything: what is used is unpriced\n".to_owned();
     }
-    table.trim_fmt() + "\n"
+    let mut text = table.trim_fmt() + "\n";
+    if candidate.prices.iter().any(|line| line.charged_as.is_some()) {
+        text.push_str("tokens of other kinds cost as uncached input, written text or the cache writes above do\n");
+    }
+    text
 }
 
 fn price_of(candidate: &Candidate, what: &str) -> String {
@@ -78,10 +83,10 @@ fn schedule(periods: &[Period]) -> String {
 }
 
 pub fn list(rows: &[(&str, String, Vec<Period>)]) -> String {
-    let mut table = table(["MODEL", "WHEN", "PRICES", "TABLE"]);
+    let mut table = table(["MODEL", "WHEN", "TABLE", "PRICES"]);
     for (version, model, schedule) in rows {
         for it in schedule {
-            table.add_row([model.as_str(), &it.when, &period(it), version]);
+            table.add_row([model.as_str(), &it.when, version, &period(it)]);
         }
     }
     format!("{}\n{} models", table.trim_fmt(), rows.len())

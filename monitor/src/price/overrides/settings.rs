@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Factor, Glob, MachineRate, Override, Prices, hash};
+use super::{Factor, Glob, MachineRate, Override, OwnTokens, Prices, hash};
 use crate::{
     meter::{Bucket, Unit},
     price::{
@@ -156,10 +156,8 @@ fn prices(settings: &Settings) -> Result<Prices, String> {
 
 const MAX_PER_GPU_HOUR: Money = Money::from_pico_usd(1_000_000 * Money::PICO_PER_USD);
 
-type TokenPrices = Box<[Option<Tiered>; Bucket::ALL.len()]>;
-
 /// Each bucket gets the price of the most special name that it goes by.
-fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<TokenPrices>, String> {
+fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<OwnTokens>, String> {
     let known = |name: &str| Bucket::ALL.into_iter().any(|bucket| names(bucket).contains(&name));
     if let Some(unknown) = named.keys().find(|name| !known(name)) {
         let known = ["input", "output"].into_iter().chain(Bucket::ALL.map(Bucket::name)).collect::<Vec<_>>();
@@ -168,14 +166,13 @@ fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<TokenPrices>, S
     if named.is_empty() {
         return Ok(None);
     }
-    let mut prices = [const { None }; Bucket::ALL.len()];
-    for (place, bucket) in prices.iter_mut().zip(Bucket::ALL) {
-        if let Some((name, price)) = names(bucket).into_iter().find_map(|name| named.get_key_value(name)) {
-            let price = Tiered::parse(&price.0, 1_000_000);
-            *place = Some(price.ok_or_else(|| format!("`per_million_tokens.{name}` {NO_AMOUNT}"))?);
-        }
-    }
-    Ok(Some(Box::new(prices)))
+    let price = |(name, price): (&String, &TokenPrice)| {
+        Tiered::parse(&price.0, 1_000_000).ok_or_else(|| format!("`per_million_tokens.{name}` {NO_AMOUNT}"))
+    };
+    let prices = named.iter().map(price).collect::<Result<Box<[_]>, String>>()?;
+    let place = |name: &str| named.keys().position(|it| it == name);
+    let of = Bucket::ALL.map(|bucket| names(bucket).into_iter().find_map(place));
+    Ok(Some(OwnTokens { prices, of }))
 }
 
 /// What a bucket goes by, the most special name first.
