@@ -49,7 +49,7 @@ pub(super) enum Prices {
     Listed,
     /// These. If there is any for tokens, the table's prices for tokens do not hold, as they are those of another
     /// contract; other prices of the table hold unless there is one here.
-    Own { tokens: Option<OwnTokens>, counts: Box<[Option<Tiered>; Unit::ALL.len()]> },
+    Own { tokens: Option<Box<OwnTokens>>, counts: Box<[Option<Tiered>; Unit::ALL.len()]> },
     /// The time of machines, and nothing of the table.
     Machines(MachineRate),
 }

@@ -157,7 +157,7 @@ fn prices(settings: &Settings) -> Result<Prices, String> {
 const MAX_PER_GPU_HOUR: Money = Money::from_pico_usd(1_000_000 * Money::PICO_PER_USD);
 
 /// Each bucket gets the price of the most special name that it goes by.
-fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<OwnTokens>, String> {
+fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<Box<OwnTokens>>, String> {
     let known = |name: &str| Bucket::ALL.into_iter().any(|bucket| names(bucket).contains(&name));
     if let Some(unknown) = named.keys().find(|name| !known(name)) {
         let known = ["input", "output"].into_iter().chain(Bucket::ALL.map(Bucket::name)).collect::<Vec<_>>();
@@ -172,7 +172,7 @@ fn tokens(named: &BTreeMap<String, TokenPrice>) -> Result<Option<OwnTokens>, Str
     let prices = named.iter().map(price).collect::<Result<Box<[_]>, String>>()?;
     let place = |name: &str| named.keys().position(|it| it == name);
     let of = Bucket::ALL.map(|bucket| names(bucket).into_iter().find_map(place));
-    Ok(Some(OwnTokens { prices, of }))
+    Ok(Some(Box::new(OwnTokens { prices, of })))
 }
 
 /// What a bucket goes by, the most special name first.
