@@ -275,6 +275,13 @@ impl Tables {
                 }
                 // Of the same version: it says the same.
                 Ok(Some(_)) => {}
+                Err(BookError::Read { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    let hidden =
+                        format!("{} cannot be read by this user; using the tables built in", shelf.dir.display());
+                    if !tables.unused.contains(&hidden) {
+                        tables.unused.push(hidden);
+                    }
+                }
                 Err(error) => tables.unused.push(format!("{error}; using {} instead", place.version())),
             }
         }
@@ -283,12 +290,9 @@ impl Tables {
 
     /// With what the configuration says. It lives as long as the process.
     pub fn book(&self, config: &config::Price) -> &'static PriceBook {
-        Box::leak(Box::new(PriceBook {
-            catalogue: self.catalogue,
-            fallback: config.fallback.then_some(self.fallback),
-            overrides: config.overrides.clone(),
-            ceiling: config.unpriced_ceiling.ceiling(),
-        }))
+        let fallback = config.fallback.then_some(self.fallback);
+        let (overrides, ceiling) = (config.overrides.clone(), config.unpriced_ceiling.ceiling());
+        Box::leak(Box::new(PriceBook::new(self.catalogue, fallback, overrides, ceiling)))
     }
 }
 

@@ -181,6 +181,8 @@ mod tests {
         let config = Config::parse("").expect("the defaults");
         assert_eq!(config.budget.first_hold.to_string(), "0.01");
         assert_eq!(config.kernel.capacity().ring_bytes, 32 << 20);
+        assert!(config.price.fallback && config.price.unpriced_ceiling.ceiling().is_some());
+        assert_eq!(config.price.overrides.iter().count(), 0);
     }
 
     #[test]
@@ -193,6 +195,8 @@ mod tests {
         assert!(wrong("[budget]\nfirst_hold = \"1e3\"").starts_with("line 2: `1e3` is not an amount in USD"));
         assert!(wrong("[kernel]\nring_mib = 3").contains("power of two"));
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
+        assert!(wrong("[price]\nunpriced_cieling = \"off\"").starts_with("line 2: unknown field `unpriced_cieling`"));
+        assert!(wrong("[[price.override]]\nname = \"x\"\npercent = \"x\"").starts_with("line 3: `x` is not a decimal"));
         assert!(wrong("nonsense").starts_with("line 1: "));
     }
 }

@@ -5,6 +5,9 @@
 //! **Invariant:** pure: no clock, no file, no socket. The same bytes at the same times give the same [`Step`]s.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
@@ -189,13 +192,20 @@ fn running_cost(prices: &PriceBook, open: &Open, at: Timestamp) -> Option<Money>
     let query = Query {
         url: Some(&open.url),
         took: Some(open.took(at)),
-        ..Query::new(open.meter.model_requested().unwrap_or_default(), at)
+        ..Query::new(open.meter.model_requested().unwrap_or_default(), open.started)
     };
     let usage = open.meter.running();
     match prices.rates(&query) {
         Ok(rates) => Some(rates.cost(&usage)),
         Err(why) => prices.ceiling(why, &usage),
     }
+}
+
+/// When a request was sent, which tells its price, and how long the call took.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Timestamp,
+    took: Duration,
 }
 
 impl Open {
@@ -211,7 +221,7 @@ impl Exchanges {
     }
 
     fn charge(&self, open: Open, end: End) -> Charge {
-        let took = open.took(self.at);
+        let sent = Sent { at: open.started, took: open.took(self.at) };
         let metered = open.meter.finish(end);
         match metered.billing {
             Billing::Free => Charge {
@@ -238,17 +248,17 @@ impl Exchanges {
                 ceiling: None,
                 note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
-            Billing::Charge | Billing::Once => self.price(metered, &open.url, took),
+            Billing::Charge | Billing::Once => self.price(metered, &open.url, sent),
         }
     }
 
-    fn price(&self, metered: Metered, url: &str, took: Duration) -> Charge {
+    fn price(&self, metered: Metered, url: &str, sent: Sent) -> Charge {
         let ask = |model: Option<&str>| {
             let query = Query {
                 url: Some(url),
                 service: metered.service.as_service(),
-                took: Some(took),
-                ..Query::new(model.unwrap_or_default(), self.at)
+                took: Some(sent.took),
+                ..Query::new(model.unwrap_or_default(), sent.at)
             };
             self.prices.quote(&query, &metered.usage, &metered.units)
         };

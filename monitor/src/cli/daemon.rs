@@ -83,6 +83,10 @@ fn prices(config: &Config) -> &'static PriceBook {
         tracing::warn!("prices: {error}: charges by these overrides cannot be explained later");
     }
     let prices = tables.book(&config.price);
+    for idle in prices.idle_overrides() {
+        let (name, provider) = (idle.name(), idle.provider().unwrap_or_default());
+        tracing::warn!("prices: override {name} never holds: no table has the provider {provider}");
+    }
     let installed = tables.installed.iter().map(|table| format!("; installed: {table}")).collect::<String>();
     tracing::info!("prices: {}{installed}; {} overrides", prices.version(), prices.overrides.iter().count());
     prices

@@ -15,7 +15,7 @@ use super::{exit, print};
 use crate::{
     books::{Book, BookError, Shelf, Tables},
     config::Config,
-    price::{Catalogue, Query, Service},
+    price::{Catalogue, Override, Query, Service},
 };
 
 /// Show prices and install newer price tables
@@ -229,17 +229,22 @@ fn check_active(config: &Config, json: bool) -> Result<ExitCode> {
     for table in in_use {
         table.check_patterns().map_err(|source| BookError::Invalid { path: table.version().into(), source })?;
     }
-    let overrides = config.price.overrides.iter().map(|it| format!("{}@{}", it.name(), it.hash()));
-    let overrides = overrides.collect::<Vec<_>>();
+    let book = tables.book(&config.price);
+    let overrides = book.overrides.iter().map(|it| format!("{}@{}", it.name(), it.hash())).collect::<Vec<_>>();
+    let idle = book.idle_overrides().map(Override::name).collect::<Vec<_>>();
     let shown = if json {
         let in_use = in_use.map(|table| json!({ "catalogue": table.version(), "models": table.models() }));
-        json!({ "tables": in_use, "installed": tables.installed, "unused": tables.unused, "overrides": overrides })
-            .to_string()
+        json!({ "tables": in_use, "installed": tables.installed, "unused": tables.unused, "overrides": overrides,
+            "idle_overrides": idle })
+        .to_string()
     } else {
         let mut lines = in_use.map(|table| format!("{}: {} models", table.version(), table.models())).to_vec();
         lines.extend(tables.installed.iter().map(|it| format!("installed: {it}")));
         lines.extend(tables.unused.iter().map(|it| format!("NOT USED: {it}")));
         lines.extend(overrides.iter().map(|it| format!("override {it}")));
+        lines.extend(
+            idle.iter().map(|it| format!("NEVER HOLDS: override {it}: no table has the provider that it names")),
+        );
         lines.join("\n")
     };
     print(&shown)

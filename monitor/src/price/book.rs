@@ -21,14 +21,22 @@ pub struct PriceBook {
 }
 
 impl PriceBook {
+    pub fn new(
+        catalogue: &'static Catalogue,
+        fallback: Option<&'static Catalogue>,
+        overrides: Overrides,
+        ceiling: Option<Ceiling>,
+    ) -> Self {
+        let id_of = |name: &str| std::iter::once(catalogue).chain(fallback).find_map(|table| table.provider_id(name));
+        Self { catalogue, fallback, overrides: overrides.with_ids(id_of), ceiling }
+    }
+
     /// The tables that this program was built with, and nothing set.
     pub fn embedded() -> &'static Self {
         static EMBEDDED: OnceLock<PriceBook> = OnceLock::new();
-        EMBEDDED.get_or_init(|| Self {
-            catalogue: Catalogue::embedded(),
-            fallback: Some(Catalogue::embedded_fallback()),
-            overrides: Overrides::default(),
-            ceiling: Some(Ceiling::default()),
+        EMBEDDED.get_or_init(|| {
+            let fallback = Some(Catalogue::embedded_fallback());
+            Self::new(Catalogue::embedded(), fallback, Overrides::default(), Some(Ceiling::default()))
         })
     }
 
@@ -40,7 +48,15 @@ impl PriceBook {
 
     /// The catalogue alone: what a call costs by the public list, whatever else is known.
     pub fn catalogue_only(catalogue: &'static Catalogue) -> Self {
-        Self { catalogue, fallback: None, overrides: Overrides::default(), ceiling: None }
+        Self::new(catalogue, None, Overrides::default(), None)
+    }
+
+    /// Overrides that never hold, since no table has the provider that they name.
+    pub fn idle_overrides(&self) -> impl Iterator<Item = &Override> {
+        let is_known = |name: &str| {
+            std::iter::once(self.catalogue).chain(self.fallback).any(|table| table.provider_id(name).is_some())
+        };
+        self.overrides.iter().filter(move |it| it.provider().is_some_and(|name| !is_known(name)))
     }
 
     /// Versions of the tables, such as `genai-prices 0.2.3, litellm 1.110.2`.

@@ -16,12 +16,8 @@ fn config(text: &str) -> config::Price {
 
 fn book(text: &str) -> PriceBook {
     let config = config(text);
-    PriceBook {
-        catalogue: Catalogue::embedded(),
-        fallback: config.fallback.then(Catalogue::embedded_fallback),
-        overrides: config.overrides,
-        ceiling: config.unpriced_ceiling.ceiling(),
-    }
+    let fallback = config.fallback.then(Catalogue::embedded_fallback);
+    PriceBook::new(Catalogue::embedded(), fallback, config.overrides, config.unpriced_ceiling.ceiling())
 }
 
 fn wrong(text: &str) -> String {
@@ -168,6 +164,16 @@ fn a_percentage_is_of_tokens_alone_if_that_is_said() {
     };
     assert_eq!(total("everything"), priced("0.15", "0.005"));
     assert_eq!(total("tokens"), priced("0.15", "0.01"));
+}
+
+#[test]
+fn a_provider_goes_by_its_usual_names() {
+    let text = "[[override]]\nname = 'x'\nprovider = 'Bedrock'\npercent = '0'\n[[override]]\nname = 'y'\nprovider = 'bedrok'\npercent = '0'";
+    let book = book(text);
+    let url = "https://bedrock-runtime.us-east-1.amazonaws.com/model/x/converse";
+    let rates = book.rates(&query(url, "amazon.nova-pro-v1:0")).unwrap();
+    assert_eq!(rates.row().set.map(Override::name), Some("x"));
+    assert_eq!(book.idle_overrides().map(Override::name).collect::<Vec<_>>(), ["y"]);
 }
 
 #[test]

@@ -72,6 +72,11 @@ impl Override {
         &self.name
     }
 
+    /// The provider that it is for, if it names one.
+    pub fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
+    }
+
     /// The first 12 digits of the SHA-256 of what it says: it changes when the override is changed.
     pub fn hash(&self) -> &str {
         &self.hash
@@ -86,7 +91,8 @@ impl Override {
     pub(super) fn fits(&self, query: &Query<'_>, provider: Option<&str>) -> bool {
         let is_provider = |wanted: &str| provider.is_some_and(|it| it.eq_ignore_ascii_case(wanted));
         let is_tier = |wanted: &str| {
-            query.service.tier.or(query.service.processing).is_some_and(|it| it.eq_ignore_ascii_case(wanted))
+            let served = [query.service.tier, query.service.processing];
+            served.into_iter().flatten().any(|it| it.eq_ignore_ascii_case(wanted))
         };
         self.provider.as_deref().is_none_or(is_provider)
             && self.host.as_ref().is_none_or(|host| query.url.is_some_and(|url| host.is_host_of(url)))
@@ -130,6 +136,16 @@ impl TryFrom<Vec<Override>> for Overrides {
 }
 
 impl Overrides {
+    /// With the providers' ids for their usual names.
+    pub(super) fn with_ids<'t>(mut self, id_of: impl Fn(&str) -> Option<&'t str>) -> Self {
+        for it in &mut self.0 {
+            if let Some(id) = it.provider.as_deref().and_then(&id_of) {
+                it.provider = Some(id.into());
+            }
+        }
+        self
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Override> {
         self.0.iter()
     }
@@ -287,6 +303,32 @@ mod tests {
             let star = Glob::new(&glob).is_match(&name);
             let pattern = format!("^{}$", glob.replace('*', ".*"));
             prop_assert_eq!(star, regex::Regex::new(&pattern).unwrap().is_match(&name));
+        }
+
+        /// The one that holds is as specific as any that fits, and stays when the others are taken away.
+        #[test]
+        fn the_one_that_holds_is_none_less_specific(
+            models in proptest::collection::vec(prop::sample::select(vec!["*", "g*", "gpt*", "gpt-5", "*5"]), 1..6),
+            hosts in proptest::collection::vec(prop::sample::select(vec!["*", "api.*", "api.openai.com"]), 6),
+        ) {
+            let set = |(index, (model, host)): (usize, (&&str, &&str))| {
+                format!("[[override]]\nname = '{index}'\nmodel = '{model}'\nhost = '{host}'\npercent = '1'\n")
+            };
+            let text = models.iter().zip(&hosts).enumerate().map(set).collect::<String>();
+            let config: crate::config::Price = toml::from_str(&text).unwrap();
+            let url = Some("https://api.openai.com/v1");
+            let query = Query { url, ..Query::new("gpt-5", Timestamp::UNIX_EPOCH) };
+            let found = config.overrides.find(&query, None).unwrap();
+            let fitting = config.overrides.fitting(&query, None);
+            prop_assert_eq!(fitting[0].name(), found.name());
+            prop_assert!(fitting.iter().all(|it| found.specificity(it) != Ordering::Less));
+            // Letters of the model's name first, then of the host's; exact ones before all.
+            let key = |index: usize| {
+                let letters = |text: &str| (!text.contains('*'), text.replace('*', "").len());
+                (letters(models[index]), letters(hosts[index]), index)
+            };
+            let best = (0..models.len()).max_by_key(|&index| key(index)).unwrap();
+            prop_assert_eq!(found.name(), best.to_string());
         }
 
         /// Against numbers that are not split.

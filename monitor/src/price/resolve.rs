@@ -59,6 +59,11 @@ impl Catalogue {
         self.provider_by_url(url).map(|index| &*self.providers[index].id)
     }
 
+    /// The catalogue's id of the provider with this id or usual name.
+    pub fn provider_id(&self, name: &str) -> Option<&str> {
+        self.provider_by_id(name).map(|index| &*self.providers[index].id)
+    }
+
     pub(super) fn resolve(&self, query: &Query<'_>) -> Result<Resolved<'_>, Unpriced<'_>> {
         let (provider, evidence) = if let Some(id) = query.provider {
             (Some(self.provider_by_id(id).ok_or(Unpriced::UnknownProvider)?), Evidence::Named)
