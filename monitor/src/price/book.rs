@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use super::{
     Catalogue, Ceiling, Evidence, Money, Override, Overrides, PriceRow, Query, Quote, Rates, Unpriced,
-    overrides::Prices, resolve::Resolved,
+    overrides::{Known, Prices},
+    resolve::Resolved,
 };
 use crate::meter::{Units, Usage};
 
@@ -79,7 +80,7 @@ impl PriceBook {
     /// Why there are none.
     pub fn rates(&self, query: &Query<'_>) -> Result<Rates<'_>, Unpriced<'_>> {
         let listed = self.listed(query);
-        match self.overrides.find(query, self.provider(query, &listed)) {
+        match self.overrides.find(query, Self::known(query, &listed)) {
             Some(set) => self.overridden(set, listed, query),
             None => listed.map(|(table, resolved)| Rates::new(table, resolved, query)),
         }
@@ -130,17 +131,16 @@ impl PriceBook {
         resolved.map(|resolved| (fallback, resolved))
     }
 
-    /// Who bills, as far as is known.
-    pub(super) fn provider<'q>(
-        &self,
+    pub(super) fn known<'q>(
         query: &Query<'q>,
         listed: &Result<(&'static Catalogue, Resolved<'static>), Unpriced<'static>>,
-    ) -> Option<&'q str> {
-        match listed {
-            Ok((_, resolved)) => Some(&resolved.provider.id),
-            Err(Unpriced::UnknownModel { provider }) => Some(provider),
+    ) -> Known<'q> {
+        let provider = match listed {
+            Ok((_, resolved)) => Some(&*resolved.provider.id),
+            Err(Unpriced::UnknownModel { provider }) => Some(*provider),
             Err(Unpriced::UnknownProvider | Unpriced::SelfHosted) => query.provider,
-        }
+        };
+        Known { provider, is_listed: listed.is_ok() }
     }
 
     pub(super) fn overridden<'b>(

@@ -180,6 +180,9 @@ fn a_provider_goes_by_its_usual_names() {
 fn a_percentage_of_nothing_is_no_price() {
     let book = book("[[override]]\nname = 'x'\npercent = '10'");
     assert!(matches!(book.rates(&query(OPENAI, "gpt-none")), Err(Unpriced::UnknownModel { provider: "openai" })));
+    // And does not stand in the way of one, however specific it is.
+    let text = "[[override]]\nname = 'x'\nmodel = 'ours'\npercent = '10'\n[[override]]\nname = 'y'\nper_million_tokens = { input = '1' }";
+    assert_eq!(input_price(&self::book(text), &query("https://models.corp/v1", "ours")), priced("1", "y"));
 }
 
 #[test]

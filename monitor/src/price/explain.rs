@@ -9,7 +9,7 @@ use super::{
     catalogue::{Model, Provider},
     overrides::{Override, Prices},
     resolve::{Evidence, Resolved},
-    row::{Constraint, DatedPrices, Tiered},
+    row::{Constraint, DatedPrices, Rate, Tiered},
 };
 
 /// All rows that could hold for a call.
@@ -69,38 +69,39 @@ impl PriceBook {
     /// Every row that could hold for a call.
     pub fn explain(&self, query: &Query<'_>) -> Explanation {
         let listed = self.listed(query);
-        let provider = self.provider(query, &listed).map(str::to_owned);
+        let known = Self::known(query, &listed);
         let rates = self.rates(query);
-        let fitting = self.overrides.fitting(query, provider.as_deref());
+        let fitting = self.overrides.fitting(query, known);
         let mut candidates = Vec::new();
         for (index, set) in fitting.iter().enumerate() {
             if let Ok(rates) = self.overridden(set, listed, query) {
                 let why =
                     if index == 0 { "an override goes before the tables" } else { "another override is more specific" };
-                candidates.push(candidate(&rates, Some(set), index == 0, why, Vec::new()));
+                candidates.push(Candidate { holds: index == 0, ..candidate(&rates, Some(set), why, Vec::new()) });
             }
         }
         let is_set = rates.as_ref().is_ok_and(|rates| rates.row().set.is_some());
         if let Ok((table, resolved)) = listed {
             let why = if is_set { "an override is set" } else { evidence(resolved.evidence) };
             let rates = Rates::new(table, resolved, query);
-            candidates.push(candidate(&rates, None, !is_set, why, table.schedule(resolved.model)));
+            candidates
+                .push(Candidate { holds: !is_set, ..candidate(&rates, None, why, table.schedule(resolved.model)) });
             let found = Unpriced::UnknownModel { provider: &resolved.provider.id };
             let also = self.in_fallback(query, found).filter(|_| std::ptr::eq(table, self.catalogue));
             if let Some((table, resolved)) = also {
                 let rates = Rates::new(table, resolved, query);
                 let why = "the catalogue has the model: this table is for what it lacks";
-                candidates.push(candidate(&rates, None, false, why, table.schedule(resolved.model)));
+                candidates.push(candidate(&rates, None, why, table.schedule(resolved.model)));
             }
         }
-        for (table, resolved) in self.elsewhere(query, provider.as_deref()) {
+        for (table, resolved) in self.elsewhere(query, known.provider) {
             let rates = Rates::new(table, resolved, query);
             let why = "another provider: it holds for calls that go there";
-            candidates.push(candidate(&rates, None, false, why, Vec::new()));
+            candidates.push(candidate(&rates, None, why, Vec::new()));
         }
         Explanation {
             model: query.model.to_owned(),
-            provider,
+            provider: known.provider.map(str::to_owned),
             at: query.at,
             unpriced: rates.err().map(|why| why.to_string()),
             candidates,
@@ -130,7 +131,8 @@ fn evidence(evidence: Evidence) -> &'static str {
     }
 }
 
-fn candidate(rates: &Rates<'_>, set: Option<&Override>, holds: bool, why: &str, schedule: Vec<Period>) -> Candidate {
+/// One that does not hold.
+fn candidate(rates: &Rates<'_>, set: Option<&Override>, why: &str, schedule: Vec<Period>) -> Candidate {
     let row = rates.row();
     let mut why = why.to_owned();
     if set.is_some_and(|set| matches!(set.prices, Prices::Listed)) {
@@ -141,7 +143,7 @@ fn candidate(rates: &Rates<'_>, set: Option<&Override>, holds: bool, why: &str, 
         provider: row.provider.to_owned(),
         list: row.list.to_owned(),
         model: row.model.to_owned(),
-        holds,
+        holds: false,
         why,
         prices: rates.lines(),
         schedule,
@@ -171,12 +173,12 @@ impl Rates<'_> {
 
 fn line(component: Component, price: &Tiered, rates: &Rates<'_>) -> PriceLine {
     let name = component.to_string();
-    let (per, unit, is_fee) = match component {
-        Component::Tokens(_) => (1_000_000, "tokens", false),
-        Component::Count(_) if name.ends_with("_seconds") => (3600, "seconds", false),
-        Component::Count(_) | Component::MachineTime => (1000, "", rates.is_fee(component)),
+    let (per, unit) = match component {
+        Component::Tokens(_) => (1_000_000, "tokens"),
+        Component::Count(_) if name.ends_with("_seconds") => (3600, "seconds"),
+        Component::Count(_) | Component::MachineTime => (1000, ""),
     };
-    let usd = |rate: super::row::Rate| rate.of(per, rates.factor_of(is_fee));
+    let usd = |rate: Rate| rate.of(per, rates.factor_on(component));
     let mut steps = price.steps().map(|(start, rate)| (start, usd(rate)));
     let base = steps.next().map(|(_, usd)| usd).unwrap_or_default();
     PriceLine {

@@ -42,6 +42,15 @@ pub struct Override {
     pub(super) factor: Factor,
 }
 
+/// What the price tables know of a call.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known<'a> {
+    /// Who bills.
+    pub(super) provider: Option<&'a str>,
+    /// Whether one of them has a price.
+    pub(super) is_listed: bool,
+}
+
 /// What an override charges.
 #[derive(Debug, Clone)]
 pub(super) enum Prices {
@@ -87,14 +96,15 @@ impl Override {
         &self.text
     }
 
-    /// Whether it holds for a call, of which `provider` bills.
-    pub(super) fn fits(&self, query: &Query<'_>, provider: Option<&str>) -> bool {
-        let is_provider = |wanted: &str| provider.is_some_and(|it| it.eq_ignore_ascii_case(wanted));
+    /// Whether it fits a call. A percentage fits where a table has a price that it can be of.
+    fn fits(&self, query: &Query<'_>, known: Known<'_>) -> bool {
+        let is_provider = |wanted: &str| known.provider.is_some_and(|it| it.eq_ignore_ascii_case(wanted));
         let is_tier = |wanted: &str| {
             let served = [query.service.tier, query.service.processing];
             served.into_iter().flatten().any(|it| it.eq_ignore_ascii_case(wanted))
         };
-        self.provider.as_deref().is_none_or(is_provider)
+        (known.is_listed || !matches!(self.prices, Prices::Listed))
+            && self.provider.as_deref().is_none_or(is_provider)
             && self.host.as_ref().is_none_or(|host| query.url.is_some_and(|url| host.is_host_of(url)))
             && self.model.as_ref().is_none_or(|model| model.is_match(query.model))
             && self.service_tier.as_deref().is_none_or(is_tier)
@@ -151,16 +161,16 @@ impl Overrides {
     }
 
     /// Those that fit a call, the one that holds first.
-    pub(super) fn fitting<'o>(&'o self, query: &Query<'_>, provider: Option<&str>) -> Vec<&'o Override> {
-        let mut fitting = self.0.iter().rev().filter(|it| it.fits(query, provider)).collect::<Vec<_>>();
+    pub(super) fn fitting<'o>(&'o self, query: &Query<'_>, known: Known<'_>) -> Vec<&'o Override> {
+        let mut fitting = self.0.iter().rev().filter(|it| it.fits(query, known)).collect::<Vec<_>>();
         // Stable: of equals the one further down stays in front.
         fitting.sort_by(|a, b| b.specificity(a));
         fitting
     }
 
     /// The one that holds for a call. Asked for each running cost, so it allocates nothing.
-    pub(super) fn find(&self, query: &Query<'_>, provider: Option<&str>) -> Option<&Override> {
-        self.0.iter().filter(|it| it.fits(query, provider)).max_by(|a, b| a.specificity(b))
+    pub(super) fn find(&self, query: &Query<'_>, known: Known<'_>) -> Option<&Override> {
+        self.0.iter().filter(|it| it.fits(query, known)).max_by(|a, b| a.specificity(b))
     }
 }
 
@@ -318,8 +328,9 @@ mod tests {
             let config: crate::config::Price = toml::from_str(&text).unwrap();
             let url = Some("https://api.openai.com/v1");
             let query = Query { url, ..Query::new("gpt-5", Timestamp::UNIX_EPOCH) };
-            let found = config.overrides.find(&query, None).unwrap();
-            let fitting = config.overrides.fitting(&query, None);
+            let known = Known { is_listed: true, ..Known::default() };
+            let found = config.overrides.find(&query, known).unwrap();
+            let fitting = config.overrides.fitting(&query, known);
             prop_assert_eq!(fitting[0].name(), found.name());
             prop_assert!(fitting.iter().all(|it| found.specificity(it) != Ordering::Less));
             // Letters of the model's name first, then of the host's; exact ones before all.

@@ -190,13 +190,16 @@ impl<'c> Rates<'c> {
     }
 
     /// What prices of this side are multiplied by.
-    pub(super) fn factor_of(&self, is_fee: bool) -> Factor {
-        if is_fee && !self.factor.on_fees { Factor::ONE } else { self.factor }
+    fn factor_of(&self, side: Side) -> Factor {
+        if side == Side::Fee && !self.factor.on_fees { Factor::ONE } else { self.factor }
     }
 
-    pub(super) fn is_fee(&self, component: Component) -> bool {
-        let Component::Count(unit) = component else { return false };
-        matches!(self.counts[unit as usize], Some((_, Side::Fee)))
+    /// What the price of something that is listed is multiplied by.
+    pub(super) fn factor_on(&self, component: Component) -> Factor {
+        match component {
+            Component::Count(unit) => self.counts[unit as usize].map_or(self.factor, |(_, side)| self.factor_of(side)),
+            Component::Tokens(_) | Component::MachineTime => self.factor,
+        }
     }
 
     /// Whether tokens of this bucket have a price.
@@ -251,7 +254,7 @@ impl<'c> Rates<'c> {
             }
         }
         let [input, output] = [input, output].map(|amount| amount.times(self.factor));
-        let fees = fees.times(self.factor_of(true));
+        let fees = fees.times(self.factor_of(Side::Fee));
         let time = self.machines.zip(self.took).map(|(rate, took)| rate.cost(took, self.factor));
         Sums { input, output, fees, time: time.unwrap_or_default() }
     }
