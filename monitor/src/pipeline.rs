@@ -270,22 +270,17 @@ impl Exchanges {
             },
             priced => priced,
         };
-        match (metered.basis, metered.provider_cost, quote) {
-            // What the provider charged, beside what the tokens cost by the catalogue: the two can be held against each other.
-            (Basis::Provider, Some(cost), quote) => {
-                let price = if let Quote::Priced(price) = quote { Some(price) } else { None };
-                let tokens_cost = price.as_ref().map(|price| price.tokens);
-                Charge {
-                    metered,
-                    cost: Some(cost),
-                    tokens_cost,
-                    row: price.as_ref().map(row),
-                    ceiling: None,
-                    note: None,
-                }
-            }
-            (_, _, Quote::Priced(price)) => self.by_row(metered, &price),
-            (_, _, Quote::Unpriced(why)) => {
+        let reported = metered.provider_cost.filter(|_| metered.basis == Basis::Provider);
+        match (reported, quote) {
+            (Some(cost), Quote::Priced(price)) if let Some(set) = price.row.set => match set.percentage_of(cost) {
+                Some(cost) => reported_cost(metered, cost, Some(&price)),
+                // Another contract than the one that the provider reports by.
+                None => self.by_row(Metered { basis: Basis::Measured, ..metered }, &price),
+            },
+            (Some(cost), Quote::Priced(price)) => reported_cost(metered, cost, Some(&price)),
+            (Some(cost), Quote::Unpriced(_)) => reported_cost(metered, cost, None),
+            (None, Quote::Priced(price)) => self.by_row(metered, &price),
+            (None, Quote::Unpriced(why)) => {
                 let ceiling = self.prices.ceiling(why, &metered.usage);
                 Charge { metered, cost: None, tokens_cost: None, row: None, ceiling, note: Some(why.to_string()) }
             }
@@ -313,6 +308,12 @@ impl Exchanges {
             note,
         }
     }
+}
+
+/// What the provider charged, beside what the tokens cost by the table: the two can be held against each other.
+fn reported_cost(metered: Metered, cost: Money, price: Option<&Price<'_>>) -> Charge {
+    let tokens_cost = price.map(|price| price.tokens);
+    Charge { metered, cost: Some(cost), tokens_cost, row: price.map(row), ceiling: None, note: None }
 }
 
 fn row(price: &Price<'_>) -> Row {

@@ -13,7 +13,8 @@ fn exchange(book: &'static PriceBook, scheme: &'static str, host: &str, model: &
         format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let body = format!(
         r#"{{"id": "1", "object": "chat.completion", "model": "{model}", "choices": [],
-            "usage": {{"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}}}"#
+            "usage": {{"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100{COST}}}}}"#,
+        COST = if host == "openrouter.ai" { r#", "cost": 0.5"# } else { "" }
     );
     let response =
         format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -92,4 +93,16 @@ fn what_is_partly_priced_counts_the_rest() {
     assert_eq!(usd(charge.cost).as_deref(), Some("0.002"));
     assert_eq!(usd(charge.ceiling).as_deref(), Some("0.0095"));
     assert_eq!(charge.note.as_deref(), Some("no price for output_text"));
+}
+
+#[test]
+fn an_override_goes_before_what_the_provider_reports() {
+    let charge = |config: &str| exchange(book(config), "https", "openrouter.ai", "openai/gpt-5").1;
+    let reported = charge("");
+    assert_eq!((usd(reported.cost).as_deref(), reported.metered.basis), (Some("0.5"), Basis::Provider));
+    let discounted = charge("[[override]]\nname = 'x'\nprovider = 'openrouter'\npercent = '-10'");
+    assert_eq!((usd(discounted.cost).as_deref(), discounted.metered.basis), (Some("0.45"), Basis::Provider));
+    assert!(discounted.row.is_some_and(|row| row.set.is_some()));
+    let own = charge("[[override]]\nname = 'x'\nper_million_tokens = { input = '1', output = '2' }");
+    assert_eq!((usd(own.cost).as_deref(), own.metered.basis), (Some("0.0012"), Basis::Measured));
 }

@@ -79,8 +79,9 @@ impl<'de> Deserialize<'de> for CeilingSetting {
                 }
                 let prices = Prices::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 let rate = |price: Money| {
-                    Rate::parse(&price.to_string(), 1_000_000)
-                        .ok_or_else(|| A::Error::custom(format!("{price} is no price: it must not be negative")))
+                    Rate::parse(&price.to_string(), 1_000_000).ok_or_else(|| {
+                        A::Error::custom(format!("{price} is no price: it must not be negative or absurdly high"))
+                    })
                 };
                 Ok(CeilingSetting::At(Ceiling { input: rate(prices.input)?, output: rate(prices.output)? }))
             }

@@ -96,6 +96,13 @@ impl Override {
         &self.text
     }
 
+    /// The cost that a provider reports, with the percentage on it, if that is all that is set. Rounded once, halves to even.
+    pub fn percentage_of(&self, cost: Money) -> Option<Money> {
+        let pico = self.factor.of(u128::try_from(cost.pico_usd()).ok()?, 1);
+        let cost = i128::try_from(pico).map_or(Money::MAX, Money::from_pico_usd);
+        matches!(self.prices, Prices::Listed).then_some(cost)
+    }
+
     /// Whether it fits a call. A percentage fits where a table has a price that it can be of.
     fn fits(&self, query: &Query<'_>, known: Known<'_>) -> bool {
         let is_provider = |wanted: &str| known.provider.is_some_and(|it| it.eq_ignore_ascii_case(wanted));
