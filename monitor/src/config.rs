@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     meter::tool::{Rule, Rules},
-    price::Money,
+    price::{CeilingSetting, Money, Overrides},
     probe::Capacity,
 };
 
@@ -28,6 +28,7 @@ pub struct Config {
     pub budget: Budget,
     pub cgroup: Cgroup,
     pub kernel: Kernel,
+    pub price: Price,
     /// Tools that cost, in the order in which they are looked for.
     pub tool: Vec<Rule>,
 }
@@ -95,6 +96,24 @@ impl Default for Kernel {
 impl Kernel {
     pub fn capacity(&self) -> Capacity {
         Capacity { ring_bytes: self.ring_mib << 20, processes: self.processes, connections: self.connections }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Price {
+    /// Whether models that the catalogue lacks are priced by the fallback table.
+    pub fallback: bool,
+    /// What a call without a price counts toward caps.
+    pub unpriced_ceiling: CeilingSetting,
+    /// Negotiated rates, discounts, uplifts, servers of one's own.
+    #[serde(rename = "override")]
+    pub overrides: Overrides,
+}
+
+impl Default for Price {
+    fn default() -> Self {
+        Self { fallback: true, unpriced_ceiling: CeilingSetting::default(), overrides: Overrides::default() }
     }
 }
 
@@ -171,6 +190,8 @@ mod tests {
         let config = Config::parse("").expect("the defaults");
         assert_eq!(config.budget.first_hold.to_string(), "0.01");
         assert_eq!(config.kernel.capacity().ring_bytes, 32 << 20);
+        assert!(config.price.fallback && config.price.unpriced_ceiling.ceiling().is_some());
+        assert_eq!(config.price.overrides.iter().count(), 0);
     }
 
     #[test]
@@ -185,6 +206,8 @@ mod tests {
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice = 1").contains("unknown field `price`"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice_per_item = \"1\"").contains("`items`"));
+        assert!(wrong("[price]\nunpriced_cieling = \"off\"").starts_with("line 2: unknown field `unpriced_cieling`"));
+        assert!(wrong("[[price.override]]\nname = \"x\"\npercent = \"x\"").starts_with("line 3: `x` is not a decimal"));
         assert!(wrong("nonsense").starts_with("line 1: "));
     }
 }

@@ -22,6 +22,8 @@ pub mod alert;
 
 pub mod config;
 
+pub mod books;
+
 pub mod engine;
 
 pub mod report;

@@ -5,13 +5,16 @@
 //! **Invariant:** pure: no clock, no file, no socket. The same bytes at the same times give the same [`Step`]s.
 #![forbid(unsafe_code)]
 
-use std::{collections::VecDeque, sync::Arc};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
     meter::{Basis, Billing, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
-    price::{Catalogue, Money, Price, Query, Quote},
+    price::{Component, Money, Price, PriceBook, Query, Quote, Unpriced},
     wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
 
@@ -48,6 +51,8 @@ pub struct Charge {
     pub cost: Option<Money>,
     pub tokens_cost: Option<Money>,
     pub row: Option<Row>,
+    /// What counts toward caps in place of a cost that is not known, or not known in full. No sum of charges has it.
+    pub ceiling: Option<Money>,
     /// Why there is no cost, or what it leaves out.
     pub note: Option<String>,
 }
@@ -58,6 +63,9 @@ pub struct Row {
     pub catalogue: String,
     pub provider: String,
     pub model: String,
+    /// Name and hash of what an administrator has set for the call: `contract@0123456789ab`.
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
 }
 
 /// Follows one connection.
@@ -67,7 +75,7 @@ pub struct Pipeline {
 }
 
 struct Exchanges {
-    catalogue: &'static Catalogue,
+    prices: &'static PriceBook,
     /// `https`, or `http` for a connection without TLS.
     scheme: &'static str,
     open: VecDeque<Open>,
@@ -80,6 +88,7 @@ struct Open {
     id: ExchangeId,
     meter: Meter,
     url: String,
+    started: Timestamp,
     /// Answer bytes since the running cost was last said.
     unsaid: usize,
     /// The last figures were said.
@@ -96,9 +105,9 @@ type SocketHead = Option<Box<RequestHead>>;
 const SAY_EVERY: usize = 2048;
 
 impl Pipeline {
-    pub fn new(catalogue: &'static Catalogue, scheme: &'static str) -> Self {
+    pub fn new(prices: &'static PriceBook, scheme: &'static str) -> Self {
         let exchanges = Exchanges {
-            catalogue,
+            prices,
             scheme,
             open: VecDeque::new(),
             at: Timestamp::UNIX_EPOCH,
@@ -160,6 +169,7 @@ impl wire::Sink for Steps<'_> {
                     id: exchange,
                     meter,
                     url,
+                    started: self.exchanges.at,
                     unsaid: 0,
                     is_final: false,
                     socket: None,
@@ -231,14 +241,14 @@ impl Steps<'_> {
     }
 
     fn pass_on(&mut self, exchange: ExchangeId, event: &Event<'_>) {
-        let (catalogue, at) = (self.exchanges.catalogue, self.exchanges.at);
+        let (prices, at) = (self.exchanges.prices, self.exchanges.at);
         let Some(open) = self.exchanges.open.iter_mut().find(|open| open.id == exchange) else { return };
         open.meter.on(event);
         match event {
             Event::RequestEnd => {
                 let may_cost = open.meter.may_cost();
                 let least = open.meter.least_tool_cost();
-                let least = if may_cost { least.or_else(|| running_cost(catalogue, open, at)) } else { None };
+                let least = if may_cost { least.or_else(|| running_cost(prices, open, at)) } else { None };
                 let model = open.meter.model_requested().map(Into::into);
                 (self.out)(Step::Asked { exchange, may_cost, model, least });
             }
@@ -251,16 +261,38 @@ impl Steps<'_> {
         if (open.unsaid >= SAY_EVERY || is_final) && open.meter.may_cost() {
             open.is_final |= is_final;
             open.unsaid = 0;
-            if let Some(cost) = running_cost(catalogue, open, at) {
+            if let Some(cost) = running_cost(prices, open, at) {
                 (self.out)(Step::Running { exchange, cost });
             }
         }
     }
 }
 
-fn running_cost(catalogue: &Catalogue, open: &Open, at: Timestamp) -> Option<Money> {
-    let query = Query { url: Some(&open.url), ..Query::new(open.meter.model_requested().unwrap_or_default(), at) };
-    Some(catalogue.rates(&query).ok()?.cost(&open.meter.running()))
+/// What an exchange counts toward a cap by now: its cost, or where that is not known, the ceiling.
+fn running_cost(prices: &PriceBook, open: &Open, at: Timestamp) -> Option<Money> {
+    let query = Query {
+        url: Some(&open.url),
+        took: Some(open.took(at)),
+        ..Query::new(open.meter.model_requested().unwrap_or_default(), open.started)
+    };
+    let usage = open.meter.running();
+    match prices.rates(&query) {
+        Ok(rates) => Some(rates.cost(&usage)),
+        Err(why) => prices.ceiling(why, &usage),
+    }
+}
+
+/// When a request was sent, which tells its price, and how long the call took.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Timestamp,
+    took: Duration,
+}
+
+impl Open {
+    fn took(&self, at: Timestamp) -> Duration {
+        Duration::try_from(at.duration_since(self.started)).unwrap_or_default()
+    }
 }
 
 impl Exchanges {
@@ -270,19 +302,26 @@ impl Exchanges {
     }
 
     fn charge(&self, open: Open, end: End) -> Charge {
+        let sent = Sent { at: open.started, took: open.took(self.at) };
         let metered = open.meter.finish(end);
         if let Kind::Tool(_) = metered.kind {
             return by_rule(metered);
         }
         match metered.billing {
-            Billing::Free => {
-                Charge { metered, cost: Some(Money::ZERO), tokens_cost: Some(Money::ZERO), row: None, note: None }
-            }
+            Billing::Free => Charge {
+                metered,
+                cost: Some(Money::ZERO),
+                tokens_cost: Some(Money::ZERO),
+                row: None,
+                ceiling: None,
+                note: None,
+            },
             Billing::Pending => Charge {
                 metered,
                 cost: None,
                 tokens_cost: None,
                 row: None,
+                ceiling: None,
                 note: Some("the answer comes later".into()),
             },
             Billing::Unknown => Charge {
@@ -290,15 +329,16 @@ impl Exchanges {
                 cost: None,
                 tokens_cost: None,
                 row: None,
+                ceiling: None,
                 note: Some("billed by what its answer does not tell, or by an API that is not read yet".into()),
             },
-            Billing::Charge | Billing::Once if metered.parts.is_empty() => self.price(metered, &open.url),
-            Billing::Charge | Billing::Once => self.price_parts(metered, &open.url),
+            Billing::Charge | Billing::Once if metered.parts.is_empty() => self.price(metered, &open.url, sent),
+            Billing::Charge | Billing::Once => self.price_parts(metered, &open.url, sent),
         }
     }
 
     /// Prices the work of each model of a call by its own rates. The row is that of the model that cost the most.
-    fn price_parts(&self, metered: Metered, url: &str) -> Charge {
+    fn price_parts(&self, metered: Metered, url: &str, sent: Sent) -> Charge {
         let mut rest = metered.usage;
         let mut works: Vec<Metered> = Vec::new();
         for part in &metered.parts {
@@ -317,10 +357,16 @@ impl Exchanges {
         if !rest.is_zero() || !metered.units.is_zero() {
             works.push(Metered { usage: rest, parts: Vec::new(), ..metered.clone() });
         }
-        let mut all = Charge { metered, cost: None, tokens_cost: None, row: None, note: None };
+        let mut all = Charge { metered, cost: None, tokens_cost: None, row: None, ceiling: None, note: None };
+        let (mut ceiling, mut has_ceiling) = (None, false);
+        let mut sent = sent;
         let mut dearest = Money::ZERO;
         for work in works {
-            let charge = self.price(work, url);
+            let charge = self.price(work, url, sent);
+            // The call took its time once, whatever the number of models.
+            sent.took = Duration::ZERO;
+            ceiling = sum(ceiling, charge.ceiling.or(charge.cost));
+            has_ceiling |= charge.ceiling.is_some();
             all.cost = sum(all.cost, charge.cost);
             all.tokens_cost = sum(all.tokens_cost, charge.tokens_cost);
             all.note = charge.note.or(all.note);
@@ -328,17 +374,19 @@ impl Exchanges {
                 (dearest, all.row) = (charge.cost.unwrap_or_default(), charge.row);
             }
         }
+        all.ceiling = ceiling.filter(|_| has_ceiling);
         all
     }
 
-    fn price(&self, metered: Metered, url: &str) -> Charge {
+    fn price(&self, metered: Metered, url: &str, sent: Sent) -> Charge {
         let ask = |model: Option<&str>| {
             let query = Query {
                 url: Some(url),
                 service: metered.service.as_service(),
-                ..Query::new(model.unwrap_or_default(), self.at)
+                took: Some(sent.took),
+                ..Query::new(model.unwrap_or_default(), sent.at)
             };
-            self.catalogue.quote(&query, &metered.usage, &metered.units)
+            self.prices.quote(&query, &metered.usage, &metered.units)
         };
         // Some servers report an internal name that no price list has; then the name that was asked for is the one on the bill.
         let quote = match ask(metered.model()) {
@@ -348,17 +396,42 @@ impl Exchanges {
             },
             priced => priced,
         };
-        match (metered.basis, metered.provider_cost, quote) {
-            // What the provider charged, beside what the tokens cost by the catalogue: the two can be held against each other.
-            (Basis::Provider, Some(cost), quote) => {
-                let price = if let Quote::Priced(price) = quote { Some(price) } else { None };
-                let tokens_cost = price.as_ref().map(|price| price.tokens);
-                Charge { metered, cost: Some(cost), tokens_cost, row: price.as_ref().map(row), note: None }
+        let reported = metered.provider_cost.filter(|_| metered.basis == Basis::Provider);
+        match (reported, quote) {
+            (Some(cost), Quote::Priced(price)) if let Some(set) = price.row.set => match set.percentage_of(cost) {
+                Some(cost) => reported_cost(metered, cost, Some(&price)),
+                // Another contract than the one that the provider reports by.
+                None => self.by_row(Metered { basis: Basis::Measured, ..metered }, &price),
+            },
+            (Some(cost), Quote::Priced(price)) => reported_cost(metered, cost, Some(&price)),
+            (Some(cost), Quote::Unpriced(_)) => reported_cost(metered, cost, None),
+            (None, Quote::Priced(price)) => self.by_row(metered, &price),
+            (None, Quote::Unpriced(why)) => {
+                let ceiling = self.prices.ceiling(why, &metered.usage);
+                Charge { metered, cost: None, tokens_cost: None, row: None, ceiling, note: Some(why.to_string()) }
             }
-            (_, _, Quote::Priced(price)) => by_catalogue(metered, &price),
-            (_, _, Quote::Unpriced(why)) => {
-                Charge { metered, cost: None, tokens_cost: None, row: None, note: Some(why.to_string()) }
-            }
+        }
+    }
+
+    /// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
+    fn by_row(&self, metered: Metered, price: &Price<'_>) -> Charge {
+        let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
+        let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
+        let is_priced = missing.is_empty() || !price.total.is_zero();
+        let unpriced = price.unpriced_components.iter().filter_map(|component| match component {
+            Component::Tokens(bucket) => Some((*bucket, metered.usage.get(*bucket))),
+            Component::Count(_) | Component::MachineTime => None,
+        });
+        let unpriced: Usage = unpriced.collect();
+        let provider = Unpriced::UnknownModel { provider: price.row.provider };
+        let ceiling = self.prices.ceiling(provider, &unpriced).filter(|ceiling| !ceiling.is_zero());
+        Charge {
+            metered,
+            cost: is_priced.then_some(price.total),
+            tokens_cost: is_priced.then_some(price.tokens),
+            row: Some(row(price)),
+            ceiling: ceiling.map(|ceiling| price.total + ceiling),
+            note,
         }
     }
 }
@@ -373,25 +446,23 @@ fn sum(one: Option<Money>, other: Option<Money>) -> Option<Money> {
 /// The call of a tool. One that no rule names may cost something elsewhere, which nobody has told us.
 fn by_rule(metered: Metered) -> Charge {
     let cost = metered.tool_cost.or(Some(Money::ZERO));
-    Charge { metered, cost, tokens_cost: Some(Money::ZERO), row: None, note: None }
+    Charge { metered, cost, tokens_cost: Some(Money::ZERO), row: None, ceiling: None, note: None }
 }
 
-/// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
-fn by_catalogue(metered: Metered, price: &Price<'_>) -> Charge {
-    let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
-    let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
-    let is_priced = missing.is_empty() || !price.total.is_zero();
-    Charge {
-        metered,
-        cost: is_priced.then_some(price.total),
-        tokens_cost: is_priced.then_some(price.tokens),
-        row: Some(row(price)),
-        note,
-    }
+/// What the provider charged, beside what the tokens cost by the table: the two can be held against each other.
+fn reported_cost(metered: Metered, cost: Money, price: Option<&Price<'_>>) -> Charge {
+    let tokens_cost = price.map(|price| price.tokens);
+    Charge { metered, cost: Some(cost), tokens_cost, row: price.map(row), ceiling: None, note: None }
 }
 
 fn row(price: &Price<'_>) -> Row {
-    Row { catalogue: price.row.catalogue.into(), provider: price.row.provider.into(), model: price.row.model.into() }
+    let set = price.row.set.map(|set| format!("{}@{}", set.name(), set.hash()));
+    Row {
+        catalogue: price.row.catalogue.into(),
+        provider: price.row.provider.into(),
+        model: price.row.model.into(),
+        set,
+    }
 }
 
 impl Charge {

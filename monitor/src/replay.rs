@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     meter::{Basis, Kind, Units, Usage, tool::Rules},
     pipeline::{Charge, Pipeline, Row, Step},
-    price::{Catalogue, Money},
+    price::{Money, PriceBook},
     wire::{Direction, StreamOffset},
 };
 
@@ -155,7 +155,7 @@ struct HarLog {
     entries: Vec<serde_json::Value>,
 }
 
-/// Replays a file and hands each line to `on_line`.
+/// Replays a file at the prices of the embedded catalogue, and hands each line to `on_line`.
 ///
 /// # Errors
 /// When the file cannot be read, or `on_line` fails.
@@ -180,6 +180,8 @@ pub struct Options {
     pub once: bool,
     /// What calls of tools cost.
     pub tools: Arc<Rules>,
+    /// Prices to use; the embedded catalogue alone if none are given.
+    pub prices: Option<&'static PriceBook>,
 }
 
 /// As [`replay`], with all options.
@@ -187,7 +189,7 @@ pub struct Options {
 /// # Errors
 /// When the file cannot be read, or `on_line` fails.
 pub fn replay_with(path: &Path, options: &Options, on_line: &mut dyn FnMut(Line) -> io::Result<()>) -> io::Result<()> {
-    let catalogue = Catalogue::embedded();
+    let prices = options.prices.unwrap_or_else(PriceBook::embedded_catalogue);
     let mut charged = HashMap::new();
     let mut on_line = |lines: Vec<Line>| {
         lines.into_iter().try_for_each(|mut line| {
@@ -205,7 +207,7 @@ pub fn replay_with(path: &Path, options: &Options, on_line: &mut dyn FnMut(Line)
         let har: Har = serde_json::from_reader(reader)?;
         for (index, entry) in har.log.entries.into_iter().enumerate() {
             let id = format!("entries/{index}");
-            on_line(replay_one(serde_json::from_value(entry), &id, options, catalogue))?;
+            on_line(replay_one(serde_json::from_value(entry), &id, options, prices))?;
         }
         return Ok(());
     }
@@ -216,7 +218,7 @@ pub fn replay_with(path: &Path, options: &Options, on_line: &mut dyn FnMut(Line)
             break;
         }
         if !line.trim_ascii().is_empty() {
-            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), options, catalogue))?;
+            on_line(replay_one(serde_json::from_slice(&line), &format!("line {number}"), options, prices))?;
         }
     }
     Ok(())
@@ -267,7 +269,7 @@ fn replay_one(
     recorded: Result<Recorded, serde_json::Error>,
     fallback_id: &str,
     options: &Options,
-    catalogue: &'static Catalogue,
+    prices: &'static PriceBook,
 ) -> Vec<Line> {
     let recorded = match recorded {
         Ok(recorded) => recorded,
@@ -282,7 +284,7 @@ fn replay_one(
     match wire_bytes(&recorded) {
         Ok((request, response)) => {
             let scheme = if recorded.request.url.starts_with("http://") { "http" } else { "https" };
-            let mut pipeline = Pipeline::new(catalogue, scheme).with_tools(Arc::clone(&options.tools));
+            let mut pipeline = Pipeline::new(prices, scheme).with_tools(Arc::clone(&options.tools));
             if options.estimate {
                 pipeline = pipeline.with_estimates();
             }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use monitor::wire::{Connection, Direction, End, Ending, Event, ExchangeId, Limits, Sink, StreamOffset, Unreadable};
 use monitor::{
     pipeline::{Pipeline, Step},
-    price::Catalogue,
+    price::PriceBook,
 };
 
 struct Counting;
@@ -263,7 +263,7 @@ fn idle_connections() {
 /// The whole way to money, between two calls.
 fn idle_pipelines() {
     const IDLE: usize = 100;
-    let (catalogue, at) = (Catalogue::embedded(), Timestamp::UNIX_EPOCH);
+    let (prices, at) = (PriceBook::embedded(), Timestamp::UNIX_EPOCH);
     let ask = r#"{"model":"gpt-4o","messages":[]}"#;
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: {}\r\n\r\n{ask}",
@@ -279,11 +279,11 @@ fn idle_pipelines() {
         pipeline.push(Direction::Response, StreamOffset(0), answer.as_bytes(), at, &mut count);
     };
     // What is made once, on first use, is not the connection's.
-    use_it(&mut Pipeline::new(catalogue, "https"));
+    use_it(&mut Pipeline::new(prices, "https"));
     let before = NOW.load(Ordering::Relaxed);
     let pipelines: Vec<Pipeline> = (0..IDLE)
         .map(|_| {
-            let mut pipeline = Pipeline::new(catalogue, "https");
+            let mut pipeline = Pipeline::new(prices, "https");
             use_it(&mut pipeline);
             pipeline
         })

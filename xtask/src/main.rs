@@ -31,7 +31,7 @@ enum Xtask {
     Fuzz(fuzz::Args),
     /// Measure how fast the pure rooms are
     Bench(bench::Args),
-    /// Make the embedded price book from the newest genai-prices package (for maintainers)
+    /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
     Prices(prices::Args),
 }
 

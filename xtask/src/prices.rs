@@ -1,10 +1,12 @@
-//! `cargo xtask prices`: fetches the public price catalogue and writes it as the data that the daemon embeds.
+//! `cargo xtask prices`: fetches the public price tables and writes them as the data that the daemon embeds.
 //!
 //! The catalogue is the Python package `genai-prices`. Its wheel is fetched with pip, installed into an environment of
-//! its own under `target/`, and read by its own types (`prices/dump.py`). Written are, under
-//! `monitor/prices/genai-prices/`: the catalogue with one model a line, so that a diff shows what became dearer; the
-//! package's licence; and a manifest that says which file, with which hash, it all came from. The same package always
-//! gives the same bytes.
+//! its own under `target/`, and read by its own types (`prices/dump.py`). What it lacks is taken from the table in the
+//! wheel of `litellm`, which is only unpacked (`prices/fallback.py`).
+//!
+//! Written are, in a folder of each under `monitor/prices/`: the prices with one model a line, so that a diff shows what
+//! became dearer, and their SHA-256; the package's licence; and a manifest that says which file, with which hash, it all
+//! came from. The same packages always give the same bytes.
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +20,20 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-const PACKAGE: &str = "genai-prices";
-const DUMP: &str = include_str!("prices/dump.py");
+const CATALOGUE: &str = "genai-prices";
+const FALLBACK: &str = "litellm";
+const DUMP_CATALOGUE: &str = include_str!("prices/dump.py");
+const DUMP_FALLBACK: &str = include_str!("prices/fallback.py");
 
-/// Fetch the public price catalogue and write it as the data that the daemon embeds.
+/// Fetch the public price tables and write them as the data that the daemon embeds.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Version of the genai-prices package; without it, the newest.
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
+    /// Version of the litellm package; without it, the newest.
+    #[arg(long, value_name = "VERSION")]
+    fallback_version: Option<String>,
     /// Accept another file under the version that is already recorded.
     #[arg(long)]
     accept_changed_file: bool,
@@ -57,19 +64,27 @@ struct Dump {
 
 pub fn run(args: &Args) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
-    let data = root.join("monitor/prices").join(PACKAGE);
+    let data = root.join("monitor/prices");
     let work = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("prices");
 
-    let wheel = fetch(&work, args.version.as_deref())?;
-    let mut dump = dump(&work, &wheel)?;
+    let wheel = fetch(&work, CATALOGUE, args.version.as_deref())?;
+    let python = install(&work, &wheel)?;
+    write(&data, dump(&python, DUMP_CATALOGUE, &wheel)?, args.accept_changed_file)?;
+    let wheel = fetch(&work, FALLBACK, args.fallback_version.as_deref())?;
+    write(&data, dump(&python, DUMP_FALLBACK, &wheel)?, args.accept_changed_file)
+}
+
+/// Writes a table with what belongs to it, and says what changed.
+fn write(data: &Path, mut dump: Dump, accept_changed_file: bool) -> Result<()> {
+    let data = data.join(&dump.manifest.package);
     if let Some(recorded) = read_optional(&data.join("manifest.json"))? {
         let recorded: Manifest = serde_json::from_str(&recorded).context("the recorded manifest.json is damaged")?;
         if recorded.version == dump.manifest.version && recorded.sha256 != dump.manifest.sha256 {
             ensure!(
-                args.accept_changed_file,
+                accept_changed_file,
                 "{} {} has SHA-256 {}, but {} is recorded for that version: find out why, and if it is right, run \
                  again with --accept-changed-file",
-                PACKAGE,
+                recorded.package,
                 recorded.version,
                 dump.manifest.sha256,
                 recorded.sha256
@@ -94,12 +109,16 @@ pub fn run(args: &Args) -> Result<()> {
         let path = data.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    // What `tollgate prices update` checks the file against.
+    let mut sha256sum = Command::new("sha256sum");
+    let hash = output(sha256sum.current_dir(&data).arg("catalogue.json"), "hash the catalogue (Debian: coreutils)")?;
+    fs::write(data.join("catalogue.json.sha256"), hash)?;
     print_summary(&dump.manifest, &before, &after);
     Ok(())
 }
 
 /// Downloads the wheel into an empty folder and gives its path.
-fn fetch(work: &Path, version: Option<&str>) -> Result<PathBuf> {
+fn fetch(work: &Path, package: &str, version: Option<&str>) -> Result<PathBuf> {
     let folder = work.join("wheel");
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -107,7 +126,7 @@ fn fetch(work: &Path, version: Option<&str>) -> Result<PathBuf> {
         }
         _ => {}
     }
-    let requirement = version.map_or_else(|| PACKAGE.to_owned(), |version| format!("{PACKAGE}=={version}"));
+    let requirement = version.map_or_else(|| package.to_owned(), |version| format!("{package}=={version}"));
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]);
     output(pip.arg(&folder).arg(&requirement), &format!("fetch {requirement} with pip"))?;
@@ -119,16 +138,21 @@ fn fetch(work: &Path, version: Option<&str>) -> Result<PathBuf> {
     }
 }
 
-/// Installs the wheel into an environment of its own and lets the package read its own data there.
-fn dump(work: &Path, wheel: &Path) -> Result<Dump> {
+/// Installs the catalogue's wheel into an environment of its own, and gives the Python of that.
+fn install(work: &Path, wheel: &Path) -> Result<PathBuf> {
     let venv = work.join("venv");
     let mut make = Command::new("python3");
     output(make.args(["-m", "venv", "--clear"]).arg(&venv), "make a Python environment (Debian: python3-venv)")?;
     let python = venv.join("bin/python");
     let mut pip = Command::new(&python);
     output(pip.args(["-m", "pip", "install", "--quiet"]).arg(wheel), "install the catalogue's package")?;
-    let json = output(Command::new(&python).args(["-c", DUMP]).arg(wheel), "read the catalogue")?;
-    serde_json::from_slice(&json).context("the catalogue was printed in another shape than expected")
+    Ok(python)
+}
+
+/// Lets a script print the prices that are in a wheel.
+fn dump(python: &Path, script: &str, wheel: &Path) -> Result<Dump> {
+    let json = output(Command::new(python).args(["-c", script]).arg(wheel), "read the prices")?;
+    serde_json::from_slice(&json).context("the prices were printed in another shape than expected")
 }
 
 /// Runs a command to its end and gives what it printed.

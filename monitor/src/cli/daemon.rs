@@ -15,11 +15,13 @@ use super::exit::{AlreadyRunning, NotAllowed};
 use crate::{
     alert::Alerts,
     api,
+    books::{Shelf, Tables},
     config::Config,
     enforce::{Gates, Hierarchy},
     engine::{self, Handle, Parts},
     ledger::{Ledger, Reader},
     meter,
+    price::PriceBook,
     probe::{Loaded, Probes},
 };
 
@@ -71,6 +73,25 @@ fn lock(state_dir: &Path) -> Result<Flock<fs::File>> {
         .map_err(|_| AlreadyRunning(state_dir.display().to_string()).into())
 }
 
+/// The price tables in use, which are said.
+fn prices(config: &Config) -> &'static PriceBook {
+    let tables = Tables::of(config.state_dir());
+    for unused in &tables.unused {
+        tracing::warn!("prices: {unused}");
+    }
+    if let Err(error) = Shelf::new(config.state_dir()).keep(&config.price.overrides) {
+        tracing::warn!("prices: {error}: charges by these overrides cannot be explained later");
+    }
+    let prices = tables.book(&config.price);
+    for idle in prices.idle_overrides() {
+        let (name, provider) = (idle.name(), idle.provider().unwrap_or_default());
+        tracing::warn!("prices: override {name} never holds: no table has the provider {provider}");
+    }
+    let installed = tables.installed.iter().map(|table| format!("; installed: {table}")).collect::<String>();
+    tracing::info!("prices: {}{installed}; {} overrides", prices.version(), prices.overrides.iter().count());
+    prices
+}
+
 fn serve(config: &Config) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -94,6 +115,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
             ledger: ledger.clone(),
             alerts: Alerts::start()?,
             looked,
+            prices: prices(config),
         };
         let (handle, commands) = Handle::new();
         let engine = engine::start(parts, config, &reader, commands)?;

@@ -1,9 +1,10 @@
 //! Exit codes: one for each kind of trouble, so that scripts need not read messages. Where `sysexits.h` has a number, it is that one.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use crate::{
     api::{ListenError, client::ClientError},
+    books::BookError,
     config::ConfigError,
     enforce::CgroupError,
     ledger::LedgerError,
@@ -17,6 +18,8 @@ pub const FAILURE: u8 = 1;
 pub const BAD_INPUT: u8 = 65;
 /// There is no such task (`EX_NOINPUT`).
 pub const UNKNOWN_TASK: u8 = 66;
+/// There is no price for it (`EX_NOINPUT`).
+pub const NO_PRICE: u8 = 66;
 /// No daemon answers (`EX_UNAVAILABLE`).
 pub const NO_DAEMON: u8 = 69;
 /// The kernel has no BTF.
@@ -50,7 +53,7 @@ Exit codes:
    1  failed                        73  the ledger cannot be used
    2  wrong usage                   74  the configuration cannot be read
   65  wrong input file              75  another daemon runs
-  66  unknown task                  77  not allowed
+  66  unknown task, or no price     77  not allowed
   69  no daemon answers             78  the configuration is wrong
   70  the kernel has no BTF         79  the task has no money left
   71  no cgroup v2 is mounted      137  `run`: killed at its cap
@@ -84,6 +87,14 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if error.is::<LedgerError>() {
         return Some(NO_LEDGER);
+    }
+    if let Some(error) = error.downcast_ref::<BookError>() {
+        return Some(match error {
+            BookError::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => NOT_ALLOWED,
+            BookError::Write { .. } => FAILURE,
+            BookError::NoHash { .. } | BookError::Older { .. } => super::BAD_USAGE,
+            _ => BAD_INPUT,
+        });
     }
     if error.is::<InvalidTaskId>() {
         return Some(super::BAD_USAGE);

@@ -3,6 +3,7 @@
 mod daemon;
 mod exit;
 mod join;
+mod prices;
 mod replay;
 mod report;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
     Status(status::Args),
     Report(report::Args),
     Replay(replay::Args),
+    #[command(subcommand)]
+    Prices(prices::Verb),
     #[command(hide = true)]
     Join(join::Args),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Report(args) => report::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Prices(verb) => prices::run(verb),
         Command::Join(args) => join::run(args),
     };
     result.unwrap_or_else(|error| {

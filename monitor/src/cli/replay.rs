@@ -10,16 +10,20 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 
 use crate::{
-    config::Config,
+    books::Tables,
+    config::{Config, STATE_DIR},
     meter::Basis,
-    price::Money,
+    price::{Money, PriceBook},
     replay::{Chunks, Errors, Line, Options, replay_with},
 };
 
 /// Meter and price recorded exchanges, exactly as live traffic
 ///
-/// Reads JSON lines of exchanges (HAR-like, `.jsonl` or `.jsonl.gz`) or a HAR file, feeds each through the same parser, meter and price
-/// list as live traffic, and prints what it used and cost. Needs neither root nor a daemon.
+/// Reads JSON lines of exchanges (HAR-like, `.jsonl` or `.jsonl.gz`) or a HAR file, feeds each through the same parser, meter and
+/// catalogue as live traffic, and prints what it used and cost. Needs neither root nor a daemon.
+///
+/// Prices are those of the public catalogue. With `--config` they are those of the daemon with that configuration: with its overrides,
+/// and with the fallback table for what the catalogue lacks.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Recording: `.jsonl`, `.jsonl.gz` or `.har`
@@ -36,15 +40,19 @@ pub struct Args {
     /// Hide from the meter what providers reported, put its estimate beside the report, and sum up the errors
     #[arg(long)]
     estimate: bool,
-    /// Take the prices of tools (`[[tool]]`) from this configuration
+    /// Price as the daemon does with this configuration, tools included
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Directory where price tables are installed [default: /var/lib/tollgate]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// One JSON object per exchange
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let prices = prices(args)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut totals = Totals::default();
     let mut errors = Errors::default();
@@ -52,8 +60,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(path) => Config::load(Some(path))?.tools(),
         None => Default::default(),
     };
-    let options =
-        Options { chunks: args.chunks, at: args.at, estimate: args.estimate, once: args.once, tools: tools.into() };
+    let options = Options {
+        chunks: args.chunks,
+        at: args.at,
+        estimate: args.estimate,
+        once: args.once,
+        tools: tools.into(),
+        prices: Some(prices),
+    };
     let mut print = |line: Line| {
         errors.add(&line);
         totals.add(&line);
@@ -82,6 +96,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(super::exit::BAD_INPUT));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tables that the daemon would use, which are said if they are not those of this program.
+fn prices(args: &Args) -> anyhow::Result<&'static PriceBook> {
+    let config = args.config.as_deref().map(|path| Config::load(Some(path))).transpose()?;
+    let state_dir = args.state_dir.as_deref().or(config.as_ref().map(Config::state_dir)).unwrap_or(STATE_DIR.as_ref());
+    let tables = Tables::of(state_dir);
+    for table in &tables.installed {
+        eprintln!("tollgate: prices: {table}");
+    }
+    for unused in &tables.unused {
+        eprintln!("tollgate: prices: {unused}");
+    }
+    Ok(match config {
+        Some(config) => tables.book(&config.price),
+        None => Box::leak(Box::new(PriceBook::catalogue_only(tables.catalogue))),
+    })
 }
 
 fn human(line: &Line) -> String {

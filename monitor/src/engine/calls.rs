@@ -69,10 +69,10 @@ impl Engine {
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
-        let (catalogue, tools) = (self.catalogue, &self.tools);
+        let (prices, tools) = (self.prices, &self.tools);
         self.connections.entry(id).or_insert_with(|| Connection {
             slot,
-            pipeline: Pipeline::new(catalogue, "https").with_tools(Arc::clone(tools)),
+            pipeline: Pipeline::new(prices, "https").with_tools(Arc::clone(tools)),
             starts: Default::default(),
             calls: Default::default(),
         })

@@ -94,7 +94,7 @@ impl Engine {
     /// Prices a request by its own bytes, where they name the model.
     fn least_cost(&self, head: &[u8]) -> Option<Money> {
         let mut least = None;
-        let mut pipeline = Pipeline::new(self.catalogue, "https").with_tools(Arc::clone(&self.tools));
+        let mut pipeline = Pipeline::new(self.prices, "https").with_tools(Arc::clone(&self.tools));
         let at = jiff::Timestamp::now();
         let mut take = |step: Step| {
             if let Step::Asked { least: cost, .. } = step {

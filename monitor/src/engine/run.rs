@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
-    price::Catalogue,
+    price::PriceBook,
     probe::{Looked, Memberships, Probes, Ring},
 };
 
@@ -34,6 +34,7 @@ pub struct Parts {
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
+    pub prices: &'static PriceBook,
     pub looked: mpsc::UnboundedReceiver<Looked>,
 }
 
@@ -58,7 +59,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (kills, killed) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, looked } = parts;
+    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked } = parts;
     let mut engine = Engine {
         probes,
         memberships,
@@ -66,7 +67,7 @@ pub fn start(
         hierarchy,
         ledger: writer,
         alerts,
-        catalogue: Catalogue::embedded(),
+        prices,
         tools: config.tools().into(),
         first_hold: config.budget.first_hold,
         kill_grace: config.budget.kill_grace(),
@@ -185,7 +186,7 @@ fn status(engine: &Engine) -> Status {
             pid: std::process::id(),
             ready: true,
             uptime_s: engine.started.elapsed().as_secs(),
-            catalogue: engine.catalogue.version().to_owned(),
+            catalogue: engine.prices.version(),
         },
         tasks,
         probes: engine.probes.attached().to_vec(),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     matcher::Matcher,
+    overrides::Factor,
     resolve::NameCache,
     row::{Constraint, DatedPrices, PriceJson, PriceSet, Tiered, UnitIndex, Variant},
 };
@@ -71,6 +72,8 @@ pub enum CatalogueError {
     Form(#[from] serde_json::Error),
     #[error("a provider's URL pattern in the price catalogue cannot be used: {0}")]
     UrlPattern(#[from] regex::Error),
+    #[error("`{pattern}`, by which {provider}'s models are known in the price catalogue, is no regular expression")]
+    ModelPattern { provider: String, pattern: String },
     #[error("the price catalogue has more units than can be told apart: {0}")]
     TooManyUnits(usize),
     #[error("{provider}'s fallback provider {fallback} is not in the price catalogue")]
@@ -91,6 +94,18 @@ impl Catalogue {
     pub fn embedded() -> &'static Self {
         static EMBEDDED: OnceLock<Catalogue> = OnceLock::new();
         EMBEDDED.get_or_init(|| match Self::parse(include_str!("../../prices/genai-prices/catalogue.json")) {
+            Ok(catalogue) => catalogue,
+            Err(error) => panic!("this program was built from damaged data: {error}"),
+        })
+    }
+
+    /// The table for what the catalogue lacks, embedded likewise.
+    ///
+    /// # Panics
+    /// If that file is damaged, which the tests rule out.
+    pub fn embedded_fallback() -> &'static Self {
+        static EMBEDDED: OnceLock<Catalogue> = OnceLock::new();
+        EMBEDDED.get_or_init(|| match Self::parse(include_str!("../../prices/litellm/catalogue.json")) {
             Ok(catalogue) => catalogue,
             Err(error) => panic!("this program was built from damaged data: {error}"),
         })
@@ -128,6 +143,56 @@ impl Catalogue {
     /// Package and version of the data, such as `genai-prices 0.2.3`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The package alone.
+    pub fn package(&self) -> &str {
+        self.version.split_once(' ').map_or(&self.version, |(package, _)| package)
+    }
+
+    /// The version alone.
+    pub fn release(&self) -> &str {
+        self.version.split_once(' ').map_or("", |(_, release)| release)
+    }
+
+    /// Whether it is of a later version, number by number.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        fn numbers(release: &str) -> Vec<u64> {
+            release.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+        }
+        numbers(self.release()) > numbers(other.release())
+    }
+
+    pub fn models(&self) -> usize {
+        self.providers.iter().map(|provider| provider.models.len()).sum()
+    }
+
+    /// Tries every pattern, which otherwise is done when it is first needed: one that cannot be used matches nothing, and the
+    /// model would be unpriced.
+    ///
+    /// # Errors
+    /// The first pattern that is no regular expression.
+    pub fn check_patterns(&self) -> Result<(), CatalogueError> {
+        for provider in &self.providers {
+            let of_models = provider.models.iter().map(|model| &model.matcher);
+            let mut rules = provider.provider_match.iter().chain(&provider.model_match).chain(of_models);
+            if let Some(pattern) = rules.find_map(Matcher::broken_pattern) {
+                let (provider, pattern) = (provider.id.to_string(), pattern.to_owned());
+                return Err(CatalogueError::ModelPattern { provider, pattern });
+            }
+        }
+        Ok(())
+    }
+
+    /// The unit's key in the table, and its price there.
+    pub(super) fn written(&self, unit: UnitIndex, price: &Tiered) -> (String, String) {
+        let Some(unit) = self.units.get(usize::from(unit.0)) else { return Default::default() };
+        let mut steps = price.steps().map(|(start, rate)| (start, rate.of(unit.per, Factor::ONE)));
+        let mut text = steps.next().map(|(_, usd)| usd).unwrap_or_default();
+        for (start, usd) in steps {
+            text.push_str(&format!(", above {start}: {usd}"));
+        }
+        (unit.price_key.to_string(), text)
     }
 }
 
@@ -311,14 +376,23 @@ mod tests {
     use crate::price::row::SERVICE_KEYS;
 
     #[test]
-    fn every_pattern_compiles() {
-        let catalogue = Catalogue::embedded();
-        for provider in &catalogue.providers {
-            let of_models = provider.models.iter().map(|model| &model.matcher);
-            for matcher in provider.provider_match.iter().chain(&provider.model_match).chain(of_models) {
-                assert_eq!(matcher.broken_pattern(), None, "in {}", provider.id);
-            }
+    fn the_embedded_tables_are_whole() {
+        for (table, package) in [(Catalogue::embedded(), "genai-prices"), (Catalogue::embedded_fallback(), "litellm")] {
+            assert_eq!(table.package(), package);
+            table.check_patterns().unwrap();
+            assert!(table.models() > 1000);
         }
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        let table = |version: &str| {
+            let source = format!(r#"{{"package": "p", "version": "{version}"}}"#);
+            Catalogue::parse(&format!(r#"{{"source": {source}, "units": {{}}, "providers": []}}"#)).unwrap()
+        };
+        assert!(table("0.10.0").is_newer_than(&table("0.9.12")));
+        assert!(table("0.2.3.1").is_newer_than(&table("0.2.3")));
+        assert!(!table("0.2.3").is_newer_than(&table("0.2.3")));
     }
 
     #[test]

@@ -41,8 +41,18 @@ fn disagreement(record: &Value, at: Timestamp) -> Option<String> {
         service: Service { tier: text(record, "/expected/service_tier"), ..Service::default() },
         ..Query::new(model.into_iter().find_map(|pointer| text(record, pointer)).unwrap_or_default(), at)
     };
-    let quote =
-        Catalogue::embedded().quote(&query, &parse(record, "/expected/buckets"), &parse(record, "/expected/units"));
+    let (usage, units) = (parse(record, "/expected/buckets"), parse(record, "/expected/units"));
+    let quote = Catalogue::embedded().quote(&query, &usage, &units);
+    // The fallback table is for what the catalogue lacks, and changes nothing else.
+    if let Quote::Priced(alone) = &quote {
+        let Quote::Priced(price) = PriceBook::embedded().quote(&query, &usage, &units) else {
+            return Some(format!("{query:?} has no price in the whole book"));
+        };
+        let row = |price: &Price<'_>| (price.row.to_string(), price.total);
+        if row(&price) != row(alone) {
+            return Some(format!("{query:?}: {:?} in the whole book, {:?} in the catalogue", row(&price), row(alone)));
+        }
+    }
     let expect = |pointer: &str| text(record, pointer).unwrap_or_default().to_owned();
     let (found, expected) = match (&quote, text(record, "/expected/cost/status")) {
         (Quote::Priced(price), Some("priced")) => (

@@ -54,7 +54,6 @@ impl Matcher {
     }
 
     /// The first pattern within that is no regular expression.
-    #[cfg(test)]
     pub(super) fn broken_pattern(&self) -> Option<&str> {
         match self {
             Self::Regex(pattern) => pattern.regex().is_none().then_some(&*pattern.source),

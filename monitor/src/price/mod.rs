@@ -1,33 +1,48 @@
 //! Usage to money.
 //!
-//! In comes what a call used, and where it went, when, and for which model; out goes its price with the row of the
-//! catalogue that it comes from, or the reason why it has none.
+//! In comes what a call used, and where it went, when, and for which model; out goes its price with the row that it comes
+//! from, or the reason why it has none.
 //!
-//! The catalogue is embedded (`monitor/prices/`, made by `cargo xtask prices`). [`Catalogue::quote`] prices a call;
-//! [`Catalogue::rates`] gives its rates, to follow its cost while it streams. How the price list for a call is found
-//! is described in `resolve.rs`.
+//! Prices come from a [`PriceBook`]: what an administrator has set (`overrides.rs`), the catalogue, and a fallback table for
+//! what the catalogue lacks. Both tables have the same form and are embedded (`monitor/prices/`, made by `cargo xtask
+//! prices`); newer ones can be installed. [`PriceBook::quote`] prices a call; [`PriceBook::rates`] gives its rates, to follow
+//! its cost while it streams. How a table's price list for a call is found is described in `resolve.rs`.
 //!
-//! **Invariant:** no floating point. Every sum is exact until it is rounded, once, to a pico-USD. A model that is not
-//! in the catalogue is unpriced, and what a row has no price for is named: neither is ever shown as free.
+//! **Invariant:** no floating point. Every sum is exact until it is rounded, once, to a pico-USD. A model that no table has
+//! is unpriced, and what a row has no price for is named: neither is ever shown as free.
 #![forbid(unsafe_code)]
 
+mod book;
 mod catalogue;
+mod ceiling;
+mod diff;
+mod explain;
 mod matcher;
 pub mod money;
+mod overrides;
 mod rates;
 mod resolve;
 mod row;
 
 #[cfg(test)]
+mod book_tests;
+#[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod reference_tests;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 
 pub use self::{
+    book::PriceBook,
     catalogue::{Catalogue, CatalogueError},
+    ceiling::{Ceiling, CeilingSetting},
+    diff::{Change, ChangeKind},
+    explain::{Candidate, Explanation, Period, PriceLine},
     money::{Money, ParseMoneyError},
+    overrides::{Override, OverrideError, Overrides},
     rates::{Component, Price, PriceRow, Rates},
     resolve::Evidence,
     row::Service,
@@ -46,17 +61,19 @@ pub struct Query<'a> {
     pub service: Service<'a>,
     /// When the call was made: prices change from day to day, and some within the day.
     pub at: Timestamp,
+    /// Time from the request's first byte until the answer's last, or until now. For servers that are paid by the hour.
+    pub took: Option<Duration>,
 }
 
 impl<'a> Query<'a> {
     /// A query for a model by its name alone.
     pub fn new(model: &'a str, at: Timestamp) -> Self {
-        Self { provider: None, url: None, model, service: Service::default(), at }
+        Self { provider: None, url: None, model, service: Service::default(), at, took: None }
     }
 }
 
 /// The price of a call, or why it has none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Quote<'c> {
     Priced(Price<'c>),
     Unpriced(Unpriced<'c>),
@@ -77,8 +94,8 @@ impl fmt::Display for Unpriced<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SelfHosted => f.write_str("a model server in plaintext on this host has no price list"),
-            Self::UnknownProvider => f.write_str("no price list in the catalogue is for this host or this model"),
-            Self::UnknownModel { provider } => write!(f, "{provider}'s price list in the catalogue has no such model"),
+            Self::UnknownProvider => f.write_str("no price list is for this host or this model"),
+            Self::UnknownModel { provider } => write!(f, "{provider}'s price list has no such model"),
         }
     }
 }

@@ -1,36 +1,57 @@
 //! What a call costs at the prices that hold for it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use jiff::tz::Offset;
 
 use super::{
-    Evidence, Money, Query,
+    Evidence, Money, Override, Query,
     catalogue::{Catalogue, Side},
+    overrides::{Factor, Glob, MachineRate, Prices},
     resolve::Resolved,
     row::{ActivePrices, Amount, Tiered, UnitIndex},
 };
 use crate::meter::{Bucket, Unit, Units, Usage};
 
-/// The row of the catalogue that a price comes from. With the catalogue of that version, the time of the call and its
-/// [`Service`](super::Service), the price can be found again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The row that a price comes from. With the table of that version, the override of that hash, the time of the call and
+/// its [`Service`](super::Service), the price can be found again.
+#[derive(Debug, Clone, Copy)]
 pub struct PriceRow<'c> {
     /// Who bills.
     pub provider: &'c str,
     pub model: &'c str,
     /// Whose price list has the model: the provider itself, or the maker of a model that it resells.
     pub list: &'c str,
-    /// Package and version of the catalogue.
+    /// Package and version of the table; [`PriceRow::CONFIGURATION`] where no table has the model.
     pub catalogue: &'c str,
     /// How the provider is known.
     pub evidence: Evidence,
+    /// What an administrator has set for this call, if anything.
+    pub set: Option<&'c Override>,
 }
 
-/// `azure/gpt-4o (genai-prices 0.2.3)`.
+impl<'c> PriceRow<'c> {
+    /// Stands for the table where an override is all there is.
+    pub const CONFIGURATION: &'static str = "configuration";
+
+    /// For a model that no table has.
+    pub(super) fn of_override(set: &'c Override, provider: Option<&'c str>) -> Self {
+        let host = set.host.as_ref().map(Glob::as_str);
+        let provider = provider.or(set.provider.as_deref()).or(host).unwrap_or("*");
+        let model = set.model.as_ref().map_or("*", Glob::as_str);
+        let (catalogue, evidence) = (Self::CONFIGURATION, Evidence::Configured);
+        Self { provider, model, list: provider, catalogue, evidence, set: Some(set) }
+    }
+}
+
+/// `azure/gpt-4o (genai-prices 0.2.3, override contract@0123456789ab)`.
 impl fmt::Display for PriceRow<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} ({})", self.provider, self.model, self.catalogue)
+        write!(f, "{}/{} ({}", self.provider, self.model, self.catalogue)?;
+        if let Some(set) = self.set {
+            write!(f, ", override {}@{}", set.name(), set.hash())?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -39,6 +60,8 @@ impl fmt::Display for PriceRow<'_> {
 pub enum Component {
     Tokens(Bucket),
     Count(Unit),
+    /// The time of machines, where it is not known how long the call took.
+    MachineTime,
 }
 
 impl fmt::Display for Component {
@@ -46,13 +69,14 @@ impl fmt::Display for Component {
         match self {
             Self::Tokens(bucket) => bucket.fmt(f),
             Self::Count(unit) => unit.fmt(f),
+            Self::MachineTime => f.pad("machine_time"),
         }
     }
 }
 
-/// What a call costs. Input, output and fees are each summed exactly and then rounded to a pico-USD, halves to even;
+/// What a call costs. Input, output, fees and time are each summed exactly and then rounded to a pico-USD, halves to even;
 /// the sums of these are exact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Price<'c> {
     pub row: PriceRow<'c>,
     /// What was read: tokens, and with some models seconds, characters or pages.
@@ -63,7 +87,9 @@ pub struct Price<'c> {
     pub tokens: Money,
     /// Fees for the provider's own tools and for the call as such.
     pub fees: Money,
-    /// Tokens and fees.
+    /// The time of the machines that made the answer, for a model server that is paid by the hour.
+    pub time: Money,
+    /// Tokens, fees and time.
     pub total: Money,
     /// What was used and is in no sum, since the row has no price for it. For a model that is free, the catalogue has
     /// a row without any price, and likewise where it only knows that a model exists: then all that was used is here.
@@ -77,6 +103,9 @@ pub struct Rates<'c> {
     row: PriceRow<'c>,
     tokens: [Option<&'c Tiered>; Bucket::ALL.len()],
     counts: [Option<(&'c Tiered, Side)>; Unit::ALL.len()],
+    machines: Option<MachineRate>,
+    took: Option<Duration>,
+    factor: Factor,
 }
 
 /// Whisper at Groq is billed for at least this many seconds a request (as the catalogue's own package computes it).
@@ -99,17 +128,78 @@ impl<'c> Rates<'c> {
                 list: &list.id,
                 catalogue: catalogue.version(),
                 evidence,
+                set: None,
             },
             tokens: catalogue.bucket_units.each_ref().map(|chain| Some(price(chain)?.1)),
             counts: catalogue.counted_units.each_ref().map(|chain| {
                 let (unit, price) = price(chain)?;
                 Some((price, side(unit)))
             }),
+            machines: None,
+            took: query.took,
+            factor: Factor::ONE,
         }
+    }
+
+    /// No prices yet.
+    pub(super) fn unlisted(row: PriceRow<'c>) -> Self {
+        let (tokens, counts) = ([None; Bucket::ALL.len()], [None; Unit::ALL.len()]);
+        Self { row, tokens, counts, machines: None, took: None, factor: Factor::ONE }
+    }
+
+    /// With what an administrator has set instead.
+    pub(super) fn overridden(mut self, set: &'c Override, query: &Query<'_>) -> Self {
+        match &set.prices {
+            Prices::Listed => {}
+            Prices::Own { tokens, counts } => {
+                if let Some(tokens) = tokens {
+                    self.tokens = tokens.by_bucket();
+                }
+                for ((unit, count), own) in Unit::ALL.into_iter().zip(&mut self.counts).zip(counts.iter()) {
+                    if let Some(own) = own {
+                        *count = Some((own, side(unit)));
+                    }
+                }
+            }
+            Prices::Machines(rate) => self = Self { machines: Some(*rate), ..Self::unlisted(self.row) },
+        }
+        self.row.set = Some(set);
+        self.took = query.took;
+        self.factor = set.factor;
+        self
     }
 
     pub fn row(&self) -> PriceRow<'c> {
         self.row
+    }
+
+    /// What has a price by what it uses, before a percentage is on it.
+    pub(super) fn listed(&self) -> impl Iterator<Item = (Component, &'c Tiered)> {
+        let tokens = Bucket::ALL.into_iter().zip(self.tokens);
+        let counts = Unit::ALL.into_iter().zip(self.counts);
+        let tokens = tokens.filter_map(|(bucket, price)| Some((Component::Tokens(bucket), price?)));
+        tokens.chain(counts.filter_map(|(unit, price)| Some((Component::Count(unit), price?.0))))
+    }
+
+    pub(super) fn machines(&self) -> Option<MachineRate> {
+        self.machines
+    }
+
+    pub(super) fn factor(&self) -> Factor {
+        self.factor
+    }
+
+    /// What prices of this side are multiplied by.
+    fn factor_of(&self, side: Side) -> Factor {
+        if side == Side::Fee && !self.factor.on_fees { Factor::ONE } else { self.factor }
+    }
+
+    /// What the price of something that is listed is multiplied by.
+    pub(super) fn factor_on(&self, component: Component) -> Factor {
+        match component {
+            Component::Count(unit) => self.counts[unit as usize].map_or(self.factor, |(_, side)| self.factor_of(side)),
+            Component::Tokens(_) | Component::MachineTime => self.factor,
+        }
     }
 
     /// Whether tokens of this bucket have a price.
@@ -117,52 +207,56 @@ impl<'c> Rates<'c> {
         self.tokens[bucket as usize].is_some()
     }
 
-    /// What the tokens cost, without fees: the running cost of an answer that streams. Tokens without a price are left
+    /// What the call costs by now, with the fee for the call as such and the time of machines so far: the running cost of an
+    /// answer that streams. What the provider's own tools cost comes when it is known. Tokens without a price are left
     /// out; see [`Price::unpriced_components`] and [`Rates::has_price`].
     pub fn cost(&self, usage: &Usage) -> Money {
-        let [input, output] = self.token_amounts(usage);
-        input.to_money() + output.to_money()
+        self.sums(usage, &Units::ZERO).total()
     }
 
     /// What a whole call costs.
     pub fn price(&self, usage: &Usage, units: &Units) -> Price<'c> {
-        let input_tokens = usage.input_total();
-        let [mut input, mut output] = self.token_amounts(usage);
-        let mut fees = Amount::default();
+        let sums = self.sums(usage, units);
         let mut unpriced_components = Vec::new();
-        let unpriced_buckets = usage.iter().map(|(bucket, _)| bucket).filter(|&bucket| !self.has_price(bucket));
-        unpriced_components.extend(unpriced_buckets.map(Component::Tokens));
-        for unit in Unit::ALL {
-            let count = self.billed(unit, units.get(unit));
-            match self.counts[unit as usize] {
-                Some((price, side)) => {
-                    let amount = match side {
-                        Side::Input => &mut input,
-                        Side::Output => &mut output,
-                        Side::Fee => &mut fees,
-                    };
-                    amount.add(price.at(input_tokens), count);
-                }
-                None if count > 0 && !self.is_free(unit) => unpriced_components.push(Component::Count(unit)),
-                None => {}
-            }
+        // Machines are paid by the hour, whatever they make.
+        if self.machines.is_none() {
+            let buckets = usage.iter().map(|(bucket, _)| bucket).filter(|&bucket| !self.has_price(bucket));
+            unpriced_components.extend(buckets.map(Component::Tokens));
+            let used = Unit::ALL.into_iter().filter(|&unit| self.billed(unit, units.get(unit)) > 0);
+            let unpriced = used.filter(|&unit| self.counts[unit as usize].is_none() && !self.is_free(unit));
+            unpriced_components.extend(unpriced.map(Component::Count));
+        } else if self.took.is_none() {
+            unpriced_components.push(Component::MachineTime);
         }
-        let (input, output, fees) = (input.to_money(), output.to_money(), fees.to_money());
-        let tokens = input + output;
-        Price { row: self.row, input, output, tokens, fees, total: tokens + fees, unpriced_components }
+        let Sums { input, output, fees, time } = sums;
+        let (row, tokens, total) = (self.row, input + output, sums.total());
+        Price { row, input, output, tokens, fees, time, total, unpriced_components }
     }
 
-    /// Exact costs of input and output tokens.
-    fn token_amounts(&self, usage: &Usage) -> [Amount; 2] {
+    /// Exact costs, each rounded once.
+    fn sums(&self, usage: &Usage, units: &Units) -> Sums {
         let input_tokens = usage.input_total();
-        let [mut input, mut output] = [Amount::default(); 2];
+        let [mut input, mut output, mut fees] = [Amount::default(); 3];
         for (bucket, count) in usage.iter() {
             if let Some(price) = self.tokens[bucket as usize] {
                 let amount = if bucket.is_input() { &mut input } else { &mut output };
                 amount.add(price.at(input_tokens), count);
             }
         }
-        [input, output]
+        for unit in Unit::ALL {
+            if let Some((price, side)) = self.counts[unit as usize] {
+                let amount = match side {
+                    Side::Input => &mut input,
+                    Side::Output => &mut output,
+                    Side::Fee => &mut fees,
+                };
+                amount.add(price.at(input_tokens), self.billed(unit, units.get(unit)));
+            }
+        }
+        let [input, output] = [input, output].map(|amount| amount.times(self.factor));
+        let fees = fees.times(self.factor_of(Side::Fee));
+        let time = self.machines.zip(self.took).map(|(rate, took)| rate.cost(took, self.factor));
+        Sums { input, output, fees, time: time.unwrap_or_default() }
     }
 
     /// The count that is billed for the count that was used.
@@ -191,6 +285,35 @@ impl<'c> Rates<'c> {
             Unit::WebFetches => self.row.list == "anthropic",
             _ => false,
         }
+    }
+}
+
+/// The parts of a cost.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    input: Money,
+    output: Money,
+    fees: Money,
+    time: Money,
+}
+
+impl Sums {
+    fn total(self) -> Money {
+        self.input + self.output + self.fees + self.time
+    }
+}
+
+/// What a unit is billed for, as the catalogue has it.
+const fn side(unit: Unit) -> Side {
+    match unit {
+        Unit::InputAudioSeconds
+        | Unit::InputCharacters
+        | Unit::InputMessages
+        | Unit::DocumentPages
+        | Unit::AnnotatedPages
+        | Unit::InputPixels => Side::Input,
+        Unit::OutputAudioSeconds => Side::Output,
+        _ => Side::Fee,
     }
 }
 
@@ -332,7 +455,7 @@ mod tests {
         let query = Query { provider: Some("openai"), ..Query::new("gpt-none", NOON.parse().unwrap()) };
         let quote = Catalogue::embedded().quote(&query, &usage(&[(Bucket::InputUncached, 1)]), &Units::ZERO);
         let Quote::Unpriced(why) = quote else { panic!("{quote:?}") };
-        assert_eq!(why.to_string(), "openai's price list in the catalogue has no such model");
+        assert_eq!(why.to_string(), "openai's price list has no such model");
     }
 
     fn any_usage() -> impl Strategy<Value = Usage> {
@@ -354,7 +477,7 @@ mod tests {
         fn a_running_cost_ends_at_the_price_and_never_falls(usage in any_usage(), more in 0_u64..1 << 30) {
             let rates = rates("google", "gemini-2.5-pro", Service::default());
             let cost = rates.cost(&usage);
-            prop_assert_eq!(cost, rates.price(&usage, &Units::ZERO).tokens);
+            prop_assert_eq!(cost, rates.price(&usage, &Units::ZERO).total);
             let mut later = usage;
             later.add(Bucket::OutputText, more);
             prop_assert!(rates.cost(&later) >= cost);

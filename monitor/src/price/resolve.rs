@@ -39,6 +39,8 @@ pub enum Evidence {
     Url,
     /// The URL is nobody's; the model's name is of this provider's form.
     ModelName,
+    /// No table has the call; an administrator has set its price.
+    Configured,
 }
 
 /// A row of a price list, and who bills by it.
@@ -55,6 +57,11 @@ impl Catalogue {
     /// The catalogue's id of the provider that a URL belongs to.
     pub fn provider_of_url(&self, url: &str) -> Option<&str> {
         self.provider_by_url(url).map(|index| &*self.providers[index].id)
+    }
+
+    /// The catalogue's id of the provider with this id or usual name.
+    pub fn provider_id(&self, name: &str) -> Option<&str> {
+        self.provider_by_id(name).map(|index| &*self.providers[index].id)
     }
 
     pub(super) fn resolve(&self, query: &Query<'_>) -> Result<Resolved<'_>, Unpriced<'_>> {

@@ -3,25 +3,42 @@
 use jiff::civil::{Date, DateTime, Time};
 use serde::Deserialize;
 
-use super::money::{Money, div_half_even, parse_fixed_point};
+use super::{
+    money::{Money, parse_fixed_point},
+    overrides::Factor,
+};
 
 /// The price of one token, second, search, …, in 1/(9 × 10²⁷) USD.
 ///
 /// The catalogue's prices have up to 18 decimals and hold for 10⁹, 10⁶, 1000, 3600 or 60 units. Their common
 /// denominator makes each a whole number per unit, so that costs are exact until they are rounded to a pico-USD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Rate(u128);
 
 /// Decimals of a price in the catalogue.
-const PRICE_PLACES: usize = 18;
+const PRICE_PLACES: u32 = 18;
 /// What the number of units that a price holds for must divide.
 const UNITS_DENOMINATOR: u128 = 9_000_000_000;
 const RATES_PER_PICO_USD: u128 = 1_000_000 * UNITS_DENOMINATOR;
 
 impl Rate {
+    /// So many USD per million.
+    pub(super) const fn per_million(usd: u32) -> Self {
+        Self(usd as u128 * 10_u128.pow(PRICE_PLACES) * (UNITS_DENOMINATOR / 1_000_000))
+    }
+
+    /// The price of so many, in USD, with a percentage on it. Exact for the number that the table's price is for; further
+    /// decimals are left out.
+    pub(super) fn of(self, per: u128, factor: Factor) -> String {
+        let price = factor.of(self.0.saturating_mul(per), UNITS_DENOMINATOR);
+        let one = 10_u128.pow(PRICE_PLACES);
+        let text = format!("{}.{:018}", price / one, price % one);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
+
     /// Reads a price in USD per `per` units. `None` if it has no exact rate, or is negative or absurd.
     pub(super) fn parse(price: &str, per: u128) -> Option<Self> {
-        let price = u128::try_from(parse_fixed_point(price, PRICE_PLACES).ok()?).ok()?;
+        let price = u128::try_from(parse_fixed_point(price, PRICE_PLACES as usize).ok()?).ok()?;
         let exact = per != 0 && UNITS_DENOMINATOR.is_multiple_of(per);
         exact.then(|| price.checked_mul(UNITS_DENOMINATOR / per))?.map(Self)
     }
@@ -38,13 +55,18 @@ impl Amount {
 
     /// Rounds to a pico-USD, halves to even.
     pub(super) fn to_money(self) -> Money {
-        let pico = div_half_even(self.0, RATES_PER_PICO_USD);
+        self.times(Factor::ONE)
+    }
+
+    /// The product, rounded once to a pico-USD, halves to even.
+    pub(super) fn times(self, factor: Factor) -> Money {
+        let pico = factor.of(self.0, RATES_PER_PICO_USD);
         i128::try_from(pico).map_or(Money::MAX, Money::from_pico_usd)
     }
 }
 
 /// The rate of a unit, which may depend on the size of the call's input.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tiered {
     base: Rate,
     /// Rates of larger inputs, in ascending order of where they start.
@@ -57,6 +79,11 @@ impl Tiered {
     pub(super) fn at(&self, input_tokens: u64) -> Rate {
         let tier = self.tiers.iter().rev().find(|&&(start, _)| input_tokens > start);
         tier.map_or(self.base, |&(_, rate)| rate)
+    }
+
+    /// The rate without tiers, and the tiers.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (u64, Rate)> {
+        std::iter::once((0, self.base)).chain(self.tiers.iter().copied())
     }
 
     pub(super) fn parse(price: &PriceJson, per: u128) -> Option<Self> {
@@ -85,8 +112,8 @@ pub(super) enum PriceJson {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TierJson {
-    start: u64,
-    price: String,
+    pub(super) start: u64,
+    pub(super) price: String,
 }
 
 /// When a price holds. All times are UTC.
