@@ -7,7 +7,10 @@ use crate::{
     config::ConfigError,
     enforce::CgroupError,
     ledger::LedgerError,
-    probe::LoadError,
+    probe::{
+        LoadError,
+        finder::{ImageError, LearnError},
+    },
     task::InvalidTaskId,
 };
 
@@ -81,6 +84,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if error.is::<AlreadyRunning>() {
         return Some(ALREADY_RUNNING);
+    }
+    if error.is::<ImageError>() || error.is::<LearnError>() {
+        return Some(BAD_INPUT);
     }
     if error.is::<LedgerError>() {
         return Some(NO_LEDGER);

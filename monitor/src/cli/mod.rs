@@ -3,6 +3,7 @@
 mod daemon;
 mod exit;
 mod join;
+mod probe;
 mod replay;
 mod report;
 mod run;
@@ -35,6 +36,7 @@ enum Command {
     Status(status::Args),
     Report(report::Args),
     Replay(replay::Args),
+    Probe(probe::Args),
     #[command(hide = true)]
     Join(join::Args),
 }
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Report(args) => report::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::Join(args) => join::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::elf::{self, LibraryError};
+use super::finder::{self, Depth, Findings, ImageError, Returns, Signatures, Target, TlsStack};
 
 /// Which program handles which function; the second one, if any, its return.
 const FUNCTIONS: [(&str, &str, Option<&str>); 5] = [
@@ -28,6 +28,17 @@ const FUNCTIONS: [(&str, &str, Option<&str>); 5] = [
 ];
 /// Without these a library is not covered. (`_ex` came with OpenSSL 1.1.1.)
 const REQUIRED: [&str; 3] = ["SSL_write", "SSL_read", "SSL_free"];
+
+/// Why a file that looks like a TLS library is not probed.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    #[error("cannot search {path}: {source}")]
+    Search { path: PathBuf, source: ImageError },
+    #[error("{path} has no symbol for {missing}")]
+    Missing { path: PathBuf, missing: &'static str },
+    #[error("cannot attach to {symbol} in {path}: {source}")]
+    Attach { path: PathBuf, symbol: &'static str, source: Box<ProgramError> },
+}
 
 /// Where shared libraries lie when no process has them mapped yet.
 const LIBRARY_DIRECTORIES: [&str; 8] = [
@@ -127,22 +138,22 @@ fn mapped(pid: i32) -> Vec<PathBuf> {
 }
 
 fn attach(ebpf: &mut Ebpf, path: &Path) -> Result<Attached, LibraryError> {
-    let symbols = FUNCTIONS.map(|(symbol, _, _)| symbol);
-    let found = elf::functions(path, &symbols)?;
-    if let Some(missing) =
-        REQUIRED.into_iter().find(|required| !found.iter().any(|function| function.symbol == *required))
-    {
+    let findings = finder::inspect(path, &Signatures::default(), Depth::Code)
+        .map_err(|source| LibraryError::Search { path: path.into(), source })?;
+    if let Some(missing) = REQUIRED.into_iter().find(|required| function(&findings, required).is_none()) {
         return Err(LibraryError::Missing { path: path.into(), missing });
     }
     let mut functions = Vec::new();
-    for function in found {
-        let Some((symbol, entry, exit)) = FUNCTIONS.into_iter().find(|(symbol, _, _)| *symbol == function.symbol)
-        else {
-            continue;
+    for (symbol, entry, exit) in FUNCTIONS {
+        let Some(target) = function(&findings, symbol) else { continue };
+        // Where both are needed, both are at one place: a second breakpoint would cost more than a cheaper place for the first one saves.
+        let offset = match target.returns {
+            Returns::Probe { offset } => offset,
+            Returns::Sites(_) | Returns::None => target.entry.offset,
         };
         // The return first: an entry without its return would leave the call open.
         for program in exit.into_iter().chain([entry]) {
-            attach_at(ebpf, program, path, function.offset).map_err(|source| LibraryError::Attach {
+            attach_at(ebpf, program, path, offset).map_err(|source| LibraryError::Attach {
                 path: path.into(),
                 symbol,
                 source: Box::new(source),
@@ -153,6 +164,12 @@ fn attach(ebpf: &mut Ebpf, path: &Path) -> Result<Attached, LibraryError> {
     // Resolves `/proc/<pid>/root`, whose pid will be gone when somebody reads this.
     let path = fs::canonicalize(path).unwrap_or_else(|_: io::Error| path.into());
     Ok(Attached { path, functions })
+}
+
+/// OpenSSL's function of this name, or that of one of its descendants.
+fn function<'f>(findings: &'f Findings, name: &str) -> Option<&'f Target> {
+    let is_openssl = |target: &&Target| matches!(target.stack, TlsStack::OpenSsl | TlsStack::BoringSsl);
+    findings.targets.iter().filter(is_openssl).find(|target| target.function == name)
 }
 
 fn attach_at(ebpf: &mut Ebpf, program: &str, path: &Path, offset: u64) -> Result<(), ProgramError> {

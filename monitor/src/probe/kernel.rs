@@ -14,8 +14,7 @@ use monitor_common::{Counters, Gate, Process};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    attach::{Attached, Libraries},
-    elf::LibraryError,
+    attach::{Attached, Libraries, LibraryError},
     event::{Event, Pid, Slot},
     tracefs,
 };

@@ -6,12 +6,11 @@
 //! not hand over is counted ([`Probes::counters`]). Payload bytes are hostile and are not interpreted here.
 
 mod attach;
-mod elf;
 mod event;
+pub mod finder;
 mod kernel;
 mod tracefs;
 
-pub use attach::Attached;
-pub use elf::LibraryError;
+pub use attach::{Attached, LibraryError};
 pub use event::{Admission, ConnectionId, Event, Pid, Slot};
 pub use kernel::{Capacity, LoadError, Memberships, Probes, Ring};

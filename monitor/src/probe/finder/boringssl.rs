@@ -1,0 +1,63 @@
+//! BoringSSL inside a stripped program (Bun, and what is compiled with it).
+//!
+//! Its functions report errors with the file `ssl/ssl_lib.cc`, a reason and a line. `SSL_write` is the one with four certain reasons. `SSL_read`
+//! reports one, a few lines above, and is told apart from `SSL_peek`, of which it is made, by taking the bytes off the buffer.
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use super::{
+    Search,
+    structure::{self, Reporter},
+    symbols::Known,
+    target::{Abi, Found, Role, TlsStack},
+};
+
+/// `SSL_R_*` of `include/openssl/ssl.h`; stable, since they are logged by number.
+const BAD_LENGTH: u32 = 111;
+const SHUTDOWN: u32 = 66;
+const HANDSHAKE_FAILURE: u32 = 215;
+const UNINITIALIZED: u32 = 226;
+const REASONS: [u32; 4] = [BAD_LENGTH, SHUTDOWN, HANDSHAKE_FAILURE, UNINITIALIZED];
+/// Lines between the reports of `SSL_read` and `SSL_write` in the source, at most.
+const NEIGHBOURS: u32 = 60;
+
+pub fn search(search: &mut Search<'_, '_>) {
+    let image = search.image;
+    let strings: Vec<u64> = ["ssl/ssl_lib.cc", "ssl/ssl_lib.c"].iter().flat_map(|end| structure::strings_ending(image, end)).collect();
+    if strings.is_empty() {
+        return;
+    }
+    let reporters = structure::reporters(image, &strings);
+    match find(&reporters) {
+        Ok((write, read)) => {
+            for (name, role, reporter) in [("SSL_write", Role::Write, write), ("SSL_read", Role::Read, read)] {
+                let reasons = reporter.reasons(&REASONS);
+                let evidence = format!("only function of ssl_lib.cc with the error reasons {reasons:?} and its place in the source");
+                let known = Known { name, role, abi: Abi::RETURNS_LENGTH };
+                search.add(TlsStack::BoringSsl, known, reporter.range.start, Some(reporter.range.end), Found::Structure { evidence });
+            }
+        }
+        // OpenSSL has a file of the same name and other numbers.
+        Err(_) if structure::strings_ending(image, "ssl/ssl_lib.cc").is_empty() => {}
+        Err(because) => search.uncovered(TlsStack::BoringSsl, because),
+    }
+}
+
+fn find(reporters: &[Reporter]) -> Result<(&Reporter, &Reporter), String> {
+    let writes = reporters.iter().filter(|reporter| reporter.reasons(&REASONS).len() == REASONS.len());
+    let write = structure::only(writes.collect(), "SSL_write")?;
+    let line = write.lines_of(SHUTDOWN).min().ok_or("SSL_write does not say its line")?;
+    let reads = reporters.iter().filter(|reporter| {
+        reporter.reasons(&REASONS) == [SHUTDOWN]
+            && reporter.lines_of(SHUTDOWN).any(|of_read| of_read < line && line - of_read < NEIGHBOURS)
+            && reporter.instructions.iter().any(adds_to_memory)
+    });
+    Ok((write, structure::only(reads.collect(), "SSL_read")?))
+}
+
+/// The buffer of plaintext is advanced by what was read.
+fn adds_to_memory(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Add
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_kind() == OpKind::Register
+}

@@ -1,0 +1,246 @@
+//! Where in any executable or library does plaintext pass?
+//!
+//! In: bytes of an ELF file, and of its debug file if there is one. Out: [`Findings`]: functions with the layout of their arguments, how each was
+//! found, and for every TLS stack that is in the file whether it is covered or why not.
+//!
+//! Evidence is asked in the order of its strength: the file's own symbols, its debug file, Go's function table, what code refers to, patterns of
+//! known builds.
+//!
+//! **Invariant:** a stack is covered if functions of both directions were found, each by evidence that fits it alone; else it is *uncovered* with the
+//! reason. There are no guesses. The files are hostile: bounded memory and time, no panic.
+#![forbid(unsafe_code)]
+
+mod aws_lc;
+mod boringssl;
+mod code;
+mod contents;
+mod debug_files;
+mod gopclntab;
+mod image;
+mod learn;
+mod openssl;
+mod rustls;
+mod signatures;
+mod structure;
+mod symbols;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+pub use code::{Cost, EntryPoint};
+pub use image::{Architecture, Depth, ImageError};
+pub use learn::LearnError;
+pub use signatures::{DIRECTORY as SIGNATURES_DIRECTORY, Signature, SignatureError, SignatureFile, Signatures};
+pub use target::{Abi, Certainty, Coverage, Found, Passed, Place, Returns, Role, Target, TlsStack, Verdict};
+
+use image::Image;
+use symbols::Known;
+use target::Direction;
+
+/// Traces of libraries in constant data, so that one that was not found is seen all the same.
+const TRACES: [(TlsStack, &str); 6] = [
+    (TlsStack::OpenSsl, "ssl/ssl_lib.c\0"),
+    (TlsStack::BoringSsl, "ssl/ssl_lib.cc\0"),
+    (TlsStack::S2n, "s2n_send.c\0"),
+    (TlsStack::WolfSsl, "wolfSSL Entering"),
+    (TlsStack::MbedTls, "library/ssl_msg.c\0"),
+    (TlsStack::GnuTls, "ASSERT: %s[%s]:%d\n\0"),
+];
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    pub architecture: Architecture,
+    pub build_id: Option<String>,
+    pub go: Option<String>,
+    pub debug_file: Option<PathBuf>,
+    pub targets: Vec<Target>,
+    /// One for each stack that there is a word to say about.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Findings {
+    pub fn is_covered(&self, stack: TlsStack) -> bool {
+        self.verdicts.iter().any(|verdict| verdict.stack == stack && verdict.coverage == Coverage::Covered)
+    }
+}
+
+/// Searches a file.
+///
+/// # Errors
+/// When it cannot be read or is no ELF file.
+pub fn inspect(path: &Path, signatures: &Signatures, depth: Depth) -> Result<Findings, ImageError> {
+    let contents = image::read(&mut File::open(path)?, depth)?;
+    let image = Image::parse(&contents)?;
+    let debug = debug_files::find(&image, path, Path::new("/"));
+    search(&image, debug.as_ref(), signatures)
+}
+
+/// Searches a file and derives signatures from what was found in another way.
+///
+/// # Errors
+/// When it cannot be read; inside, when nothing can be derived.
+pub fn learn(path: &Path, version: &str) -> Result<Result<SignatureFile, LearnError>, ImageError> {
+    let contents = image::read(&mut File::open(path)?, Depth::Code)?;
+    let image = Image::parse(&contents)?;
+    let debug = debug_files::find(&image, path, Path::new("/"));
+    let findings = search(&image, debug.as_ref(), &Signatures::default())?;
+    Ok(learn::learn(&image, &findings, version).map(|signature| SignatureFile { signature }))
+}
+
+fn search(
+    image: &Image<'_>,
+    debug: Option<&debug_files::DebugFile>,
+    signatures: &Signatures,
+) -> Result<Findings, ImageError> {
+    let mut search = Search::new(image);
+    symbols::search(&mut search, image, None);
+    if let Some(debug) = debug {
+        let path = debug.path.display().to_string();
+        symbols::search(&mut search, &Image::parse(&debug.contents)?, Some(&path));
+    }
+    gopclntab::search(&mut search);
+    if image.architecture == Architecture::X86_64 {
+        if !search.has(TlsStack::OpenSsl) && !search.has(TlsStack::BoringSsl) {
+            boringssl::search(&mut search);
+            openssl::search(&mut search);
+        }
+        aws_lc::search(&mut search);
+        signatures::search(&mut search, signatures);
+    }
+    rustls::search(&mut search);
+    search.look_for_traces();
+    let mut findings = search.finish();
+    findings.debug_file = debug.map(|debug| debug.path.clone());
+    Ok(findings)
+}
+
+/// A search under way.
+struct Search<'s, 'a> {
+    image: &'s Image<'a>,
+    rustls: rustls::Symbols,
+    targets: Vec<Target>,
+    uncovered: BTreeMap<TlsStack, String>,
+    absent: BTreeMap<TlsStack, String>,
+}
+
+impl<'s, 'a> Search<'s, 'a> {
+    fn new(image: &'s Image<'a>) -> Self {
+        Self { image, rustls: rustls::Symbols::default(), targets: Vec::new(), uncovered: BTreeMap::new(), absent: BTreeMap::new() }
+    }
+
+    /// A function of the C convention was found.
+    fn add(&mut self, stack: TlsStack, known: Known, address: u64, end: Option<u64>, found: Found) {
+        let Some(entry) = code::entry_point(self.image, address, end, &known.abi) else { return };
+        let Some(offset) = self.image.offset_of(address) else { return };
+        let returns = match known.abi.passed {
+            Passed::Nothing => Returns::None,
+            // Two probes at one place cost little more than one.
+            _ if entry.stack_untouched => Returns::Probe { offset: entry.offset },
+            _ => Returns::Probe { offset },
+        };
+        self.push(stack, known.name.to_owned(), known, address, entry, returns, found);
+    }
+
+    /// A function was found under a name of its own, and how it returns is known.
+    fn add_as(&mut self, stack: TlsStack, name: String, known: Known, range: Range<u64>, returns: Returns, found: Found) {
+        let Some(entry) = code::entry_point(self.image, range.start, Some(range.end), &known.abi) else { return };
+        self.push(stack, name, known, range.start, entry, returns, found);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a target, in its order")]
+    fn push(&mut self, stack: TlsStack, function: String, known: Known, address: u64, entry: EntryPoint, returns: Returns, found: Found) {
+        let Some(offset) = self.image.offset_of(address) else { return };
+        if let Some(same) = self.targets.iter().find(|target| target.stack == stack && target.function == function) {
+            if same.address != address {
+                let because = format!("{function} was found at two places: by {} and by {found}", same.found);
+                self.uncovered.insert(stack, because);
+                self.targets.retain(|target| target.stack != stack || target.function != function);
+            }
+            return;
+        }
+        let certainty = found.certainty();
+        self.targets.push(Target {
+            stack,
+            function,
+            role: known.role,
+            address,
+            offset,
+            entry,
+            returns,
+            abi: known.abi,
+            found,
+            certainty,
+        });
+    }
+
+    fn uncovered(&mut self, stack: TlsStack, because: impl Into<String>) {
+        self.uncovered.entry(stack).or_insert_with(|| because.into());
+    }
+
+    fn absent(&mut self, stack: TlsStack, looked_for: impl Into<String>) {
+        self.absent.entry(stack).or_insert_with(|| looked_for.into());
+    }
+
+    fn has(&self, stack: TlsStack) -> bool {
+        self.targets.iter().any(|target| target.stack == stack)
+    }
+
+    fn look_for_traces(&mut self) {
+        let ssl = self.has(TlsStack::OpenSsl) || self.has(TlsStack::BoringSsl);
+        for (stack, trace) in TRACES {
+            let same = matches!(stack, TlsStack::OpenSsl | TlsStack::BoringSsl) && ssl;
+            if !same && !self.has(stack) && !structure::addresses_of(self.image, trace.as_bytes()).is_empty() {
+                self.uncovered(stack, format!("it has `{}`, but its functions could not be told", trace.trim_matches(['\0', '\n'])));
+            }
+        }
+    }
+
+    /// A stack of which one direction is missing is not covered, and nothing of it is probed.
+    fn finish(mut self) -> Findings {
+        let mut directions: BTreeMap<TlsStack, Vec<Direction>> = BTreeMap::new();
+        for target in &self.targets {
+            directions.entry(target.stack).or_default().extend(target.role.direction());
+        }
+        let mut verdicts = Vec::new();
+        for (stack, found) in directions {
+            let missing = match (found.contains(&Direction::Sent), found.contains(&Direction::Received)) {
+                (true, true) => {
+                    verdicts.push(Verdict { stack, coverage: Coverage::Covered });
+                    // What could not be found in one way was found in another.
+                    self.uncovered.remove(&stack);
+                    continue;
+                }
+                (true, false) => "only functions that write were found",
+                (false, true) => "only functions that read were found",
+                (false, false) => "neither functions that write nor such that read were found",
+            };
+            self.uncovered.entry(stack).or_insert_with(|| missing.to_owned());
+            self.targets.retain(|target| target.stack != stack);
+        }
+        for (stack, because) in self.uncovered {
+            self.absent.remove(&stack);
+            verdicts.push(Verdict { stack, coverage: Coverage::Uncovered { because } });
+        }
+        verdicts.extend(self.absent.into_iter().map(|(stack, looked_for)| Verdict { stack, coverage: Coverage::Absent { looked_for } }));
+        self.targets.sort_by_key(|target| (target.stack, target.role, target.address));
+        Findings {
+            architecture: self.image.architecture,
+            build_id: self.image.build_id.map(debug_files::hexadecimal),
+            go: gopclntab::version(self.image).map(str::to_owned),
+            debug_file: None,
+            targets: self.targets,
+            verdicts,
+        }
+    }
+}

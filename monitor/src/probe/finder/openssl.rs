@@ -1,0 +1,117 @@
+//! OpenSSL 3 inside a stripped program.
+//!
+//! Its functions report errors with their own names. All writes go through `ssl_write_internal` and all reads through `ssl_read_internal`,
+//! whose arguments are those of the public `_ex` functions; since flags were added, the pointer to the length may be one further.
+
+use std::ops::Range;
+
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use super::{
+    Search,
+    image::Image,
+    structure,
+    symbols::Known,
+    target::{Abi, Found, Role, TlsStack},
+};
+
+pub fn search(search: &mut Search<'_, '_>) {
+    let image = search.image;
+    let Some(version) = version(image) else { return };
+    let functions = [
+        ("ssl_write_internal", "SSL_write", Role::Write),
+        ("ssl_read_internal", "SSL_read", Role::Read),
+    ];
+    for (name, public, role) in functions {
+        match find(image, name, public) {
+            Ok((range, abi)) => {
+                let evidence =
+                    format!("only function that reports errors as {name}, and {public} ({version}) hands its arguments to it");
+                let known = Known { name, role, abi };
+                search.add(TlsStack::OpenSsl, known, range.start, Some(range.end), Found::Structure { evidence });
+            }
+            Err(because) => search.uncovered(TlsStack::OpenSsl, format!("{version}: {because}")),
+        }
+    }
+}
+
+/// The text by which the library names its version.
+fn version(image: &Image<'_>) -> Option<String> {
+    // Programs mention OpenSSL in texts of all kinds; only the library has its source's name.
+    if structure::strings_ending(image, "ssl/ssl_lib.c").is_empty() {
+        return None;
+    }
+    image.constants().iter().find_map(|region| {
+        let places = memchr::memmem::find_iter(region.bytes, b"OpenSSL ");
+        places.filter_map(|at| region.bytes.get(at..at + 24)).find_map(|text| {
+            let digits = text.get(8..)?;
+            let end = digits.iter().position(|byte| *byte == b' ')?;
+            let number = std::str::from_utf8(digits.get(..end)?).ok()?;
+            let is_version = number.split('.').count() == 3 && number.starts_with(|digit: char| digit.is_ascii_digit());
+            is_version.then(|| format!("OpenSSL {number}"))
+        })
+    })
+}
+
+/// The one function that reports as `name`, if the one that reports as `public` hands on its own first two arguments to it.
+fn find(image: &Image<'_>, name: &str, public: &str) -> Result<(Range<u64>, Abi), String> {
+    let internal = only_reporting_as(image, name)?;
+    let caller = only_reporting_as(image, public)?;
+    let instructions = structure::instructions(image, &caller);
+    let call = instructions
+        .iter()
+        .position(|instruction| structure::calls(instruction, internal.start))
+        .ok_or_else(|| format!("{public} does not call {name}"))?;
+    let before = instructions.get(..call).unwrap_or_default();
+    if written(before, Register::RDI) || written(before, Register::RSI) {
+        return Err(format!("{public} does not hand on its arguments to {name}"));
+    }
+    let argument = match (takes_stack_address(before, Register::R8), takes_stack_address(before, Register::RCX)) {
+        (true, false) => 4,
+        (false, true) => 3,
+        _ => return Err(format!("where {name} stores the length could not be told")),
+    };
+    Ok((internal, Abi::points_to_length(argument)))
+}
+
+fn only_reporting_as(image: &Image<'_>, name: &str) -> Result<Range<u64>, String> {
+    let strings = structure::addresses_of(image, &[b"\0", name.as_bytes(), b"\0"].concat());
+    let strings: Vec<u64> = strings.into_iter().filter_map(|address| address.checked_add(1)).collect();
+    let mut functions: Vec<Range<u64>> = structure::references(image, &strings)
+        .into_iter()
+        .filter_map(|reference| structure::function_around(image, reference))
+        .collect();
+    functions.dedup();
+    structure::only(functions, name)
+}
+
+fn written(instructions: &[Instruction], register: Register) -> bool {
+    let mut usage = InstructionInfoFactory::new();
+    instructions.iter().any(|instruction| {
+        usage.info(instruction).used_registers().iter().any(|used| {
+            used.register().full_register() == register && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
+        })
+    })
+}
+
+/// `lea n(%rsp),register` or `mov %rsp,register`, and nothing later.
+fn takes_stack_address(instructions: &[Instruction], register: Register) -> bool {
+    let mut usage = InstructionInfoFactory::new();
+    let last = instructions.iter().rev().find(|instruction| {
+        usage.info(instruction).used_registers().iter().any(|used| {
+            used.register().full_register() == register && matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite)
+        })
+    });
+    last.is_some_and(|instruction| {
+        let source = match instruction.op1_kind() {
+            OpKind::Memory => instruction.mnemonic() == iced_x86::Mnemonic::Lea && is_frame(instruction.memory_base()),
+            OpKind::Register => instruction.mnemonic() == iced_x86::Mnemonic::Mov && is_frame(instruction.op1_register()),
+            _ => false,
+        };
+        instruction.op0_register() == register && source
+    })
+}
+
+fn is_frame(register: Register) -> bool {
+    matches!(register, Register::RSP | Register::RBP)
+}

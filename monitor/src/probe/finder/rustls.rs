@@ -1,0 +1,97 @@
+//! rustls by symbols.
+//!
+//! rustls' own buffer functions take Rust types, whose layout each compiler chooses anew: finding them would not tell where the bytes are. Below
+//! them, AWS-LC's AEAD calls have a C interface. *ring*'s are assembly that passes whole blocks of 16 bytes only, in a function that depends on
+//! the processor: a count of tokens cannot be had from it.
+
+use std::collections::BTreeSet;
+
+use object::{LittleEndian, ObjectSymbol, read::elf::ElfSymbol64};
+
+use super::{
+    Search, aws_lc,
+    contents::Contents,
+    structure,
+    target::{Found, TlsStack},
+};
+
+/// What symbols tell of rustls in a program.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    /// A function of the crate itself.
+    rustls: Option<String>,
+    ring: bool,
+    seal: BTreeSet<(u64, u64)>,
+    open: BTreeSet<(u64, u64)>,
+}
+
+pub fn look_at_symbol<'a>(
+    search: &mut Search<'_, '_>,
+    symbol: &ElfSymbol64<'a, '_, LittleEndian, &'a Contents>,
+    name: &str,
+) {
+    let symbols = &mut search.rustls;
+    let place = || (symbol.address(), symbol.size());
+    // aws_lc_0_38_0_EVP_AEAD_CTX_seal: the version is part of the name, so that several can be linked.
+    if let Some(plain) = name.strip_prefix("aws_lc_").and_then(|name| name.find("EVP_AEAD_CTX_").and_then(|at| name.get(at..))) {
+        if plain == aws_lc::SEAL.name {
+            symbols.seal.insert(place());
+        } else if plain == aws_lc::OPEN.name {
+            symbols.open.insert(place());
+        }
+    } else if name.starts_with("ring_core_") {
+        symbols.ring = true;
+    } else if symbols.rustls.is_none() && names_crate(name, "rustls") {
+        symbols.rustls = rustc_demangle::try_demangle(name).ok().map(|name| format!("{name:#}"));
+    }
+}
+
+/// Whether a mangled name, legacy (`_ZN6rustls…`) or v0 (`_RNvNtCs1234_6rustls…`), has this crate or module in its path.
+fn names_crate(name: &str, of: &str) -> bool {
+    (name.starts_with("_ZN") || name.starts_with("_R")) && name.contains(&format!("{}{of}", of.len()))
+}
+
+/// To be asked after the symbols and the code.
+pub fn search(search: &mut Search<'_, '_>) {
+    let symbols = std::mem::take(&mut search.rustls);
+    let one = |places: &BTreeSet<(u64, u64)>| (places.len() == 1).then(|| places.first().copied()).flatten();
+    if let (Some(seal), Some(open)) = (one(&symbols.seal), one(&symbols.open)) {
+        for (known, (address, size)) in [(aws_lc::SEAL, seal), (aws_lc::OPEN, open)] {
+            let end = (size > 0).then(|| address.checked_add(size)).flatten();
+            search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
+        }
+        return;
+    }
+    if symbols.seal.len() > 1 || symbols.open.len() > 1 {
+        search.uncovered(TlsStack::RustlsAwsLc, "it has several copies of AWS-LC, and which one rustls uses is not known");
+        return;
+    }
+    let named = symbols.rustls.is_some() || aws_lc::has_rustls(search.image);
+    if !named || search.has(TlsStack::RustlsAwsLc) {
+        return;
+    }
+    let ring = symbols.ring || !structure::addresses_of(search.image, b"/ring-0.").is_empty();
+    if ring {
+        search.uncovered(TlsStack::RustlsRing, "its encryption is assembly that sees whole blocks only, so that no exact bytes can be had");
+    } else {
+        search.uncovered(TlsStack::Rustls, "neither AWS-LC nor ring was recognised under it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_crate;
+
+    #[test]
+    fn both_manglings_name_the_crate() {
+        for name in [
+            "_ZN6rustls4conn25ConnectionCommon$LT$T$GT$6writer17h0123456789abcdefE",
+            "_RNvMs_NtCs7Xy2_6rustls4connNtB4_6Reader4read",
+        ] {
+            assert!(names_crate(name, "rustls"), "{name}");
+        }
+        for name in ["_ZN12rustls_ffi3foo17h0123456789abcdefE", "my_6rustls", "_ZN12tokio_rustls3fooE"] {
+            assert!(!names_crate(name, "rustls"), "{name}");
+        }
+    }
+}
