@@ -31,7 +31,6 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs::File,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -125,63 +124,55 @@ fn search(
     Ok(findings)
 }
 
+/// A function that was found.
+struct Candidate {
+    stack: TlsStack,
+    name: String,
+    known: Known,
+    address: u64,
+    end: Option<u64>,
+    /// Where it returns, if a return probe will not do.
+    sites: Option<Vec<u64>>,
+    found: Found,
+}
+
 /// A search under way.
 struct Search<'s, 'a> {
     image: &'s Image<'a>,
     rustls: rustls::Symbols,
-    targets: Vec<Target>,
+    candidates: Vec<Candidate>,
     uncovered: BTreeMap<TlsStack, String>,
     absent: BTreeMap<TlsStack, String>,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
     fn new(image: &'s Image<'a>) -> Self {
-        Self { image, rustls: rustls::Symbols::default(), targets: Vec::new(), uncovered: BTreeMap::new(), absent: BTreeMap::new() }
+        Self {
+            image,
+            rustls: rustls::Symbols::default(),
+            candidates: Vec::new(),
+            uncovered: BTreeMap::new(),
+            absent: BTreeMap::new(),
+        }
     }
 
     /// A function of the C convention was found.
     fn add(&mut self, stack: TlsStack, known: Known, address: u64, end: Option<u64>, found: Found) {
-        let Some(entry) = code::entry_point(self.image, address, end, &known.abi) else { return };
-        let Some(offset) = self.image.offset_of(address) else { return };
-        let returns = match known.abi.passed {
-            Passed::Nothing => Returns::None,
-            // Two probes at one place cost little more than one.
-            _ if entry.stack_untouched => Returns::Probe { offset: entry.offset },
-            _ => Returns::Probe { offset },
-        };
-        self.push(stack, known.name.to_owned(), known, address, entry, returns, found);
+        self.push(Candidate { stack, name: known.name.to_owned(), known, address, end, sites: None, found });
     }
 
-    /// A function was found under a name of its own, and how it returns is known.
-    fn add_as(&mut self, stack: TlsStack, name: String, known: Known, range: Range<u64>, returns: Returns, found: Found) {
-        let Some(entry) = code::entry_point(self.image, range.start, Some(range.end), &known.abi) else { return };
-        self.push(stack, name, known, range.start, entry, returns, found);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of a target, in its order")]
-    fn push(&mut self, stack: TlsStack, function: String, known: Known, address: u64, entry: EntryPoint, returns: Returns, found: Found) {
-        let Some(offset) = self.image.offset_of(address) else { return };
-        if let Some(same) = self.targets.iter().find(|target| target.stack == stack && target.function == function) {
-            if same.address != address {
-                let because = format!("{function} was found at two places: by {} and by {found}", same.found);
-                self.uncovered.insert(stack, because);
-                self.targets.retain(|target| target.stack != stack || target.function != function);
+    /// The same function may be found in several ways; two functions of the same name are one too many.
+    fn push(&mut self, new: Candidate) {
+        let is_same = |other: &Candidate| other.stack == new.stack && other.name == new.name;
+        match self.candidates.iter().find(|other| is_same(other)) {
+            None => self.candidates.push(new),
+            Some(same) if same.address == new.address => {}
+            Some(other) => {
+                let because = format!("{} was found at two places: by {} and by {}", new.name, other.found, new.found);
+                self.uncovered.insert(new.stack, because);
+                self.candidates.retain(|other| !is_same(other));
             }
-            return;
         }
-        let certainty = found.certainty();
-        self.targets.push(Target {
-            stack,
-            function,
-            role: known.role,
-            address,
-            offset,
-            entry,
-            returns,
-            abi: known.abi,
-            found,
-            certainty,
-        });
     }
 
     fn uncovered(&mut self, stack: TlsStack, because: impl Into<String>) {
@@ -193,7 +184,15 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     fn has(&self, stack: TlsStack) -> bool {
-        self.targets.iter().any(|target| target.stack == stack)
+        self.candidates.iter().any(|candidate| candidate.stack == stack)
+    }
+
+    /// Whether the file names functions of this stack, under this name or that of its relative with the same functions.
+    fn is_named(&self, stack: TlsStack) -> bool {
+        let family = |stack| if stack == TlsStack::BoringSsl { TlsStack::OpenSsl } else { stack };
+        self.candidates.iter().any(|candidate| {
+            family(candidate.stack) == family(stack) && candidate.found.certainty() == Certainty::Named
+        })
     }
 
     fn look_for_traces(&mut self) {
@@ -209,8 +208,8 @@ impl<'s, 'a> Search<'s, 'a> {
     /// A stack of which one direction is missing is not covered, and nothing of it is probed.
     fn finish(mut self) -> Findings {
         let mut directions: BTreeMap<TlsStack, Vec<Direction>> = BTreeMap::new();
-        for target in &self.targets {
-            directions.entry(target.stack).or_default().extend(target.role.direction());
+        for candidate in &self.candidates {
+            directions.entry(candidate.stack).or_default().extend(candidate.known.role.direction());
         }
         let mut verdicts = Vec::new();
         for (stack, found) in directions {
@@ -226,21 +225,52 @@ impl<'s, 'a> Search<'s, 'a> {
                 (false, false) => "neither functions that write nor such that read were found",
             };
             self.uncovered.entry(stack).or_insert_with(|| missing.to_owned());
-            self.targets.retain(|target| target.stack != stack);
+            self.candidates.retain(|candidate| candidate.stack != stack);
         }
         for (stack, because) in self.uncovered {
             self.absent.remove(&stack);
             verdicts.push(Verdict { stack, coverage: Coverage::Uncovered { because } });
         }
-        verdicts.extend(self.absent.into_iter().map(|(stack, looked_for)| Verdict { stack, coverage: Coverage::Absent { looked_for } }));
-        self.targets.sort_by_key(|target| (target.stack, target.role, target.address));
+        verdicts.extend(
+            self.absent
+                .into_iter()
+                .map(|(stack, looked_for)| Verdict { stack, coverage: Coverage::Absent { looked_for } }),
+        );
         Findings {
             architecture: self.image.architecture,
             build_id: self.image.build_id.map(debug_files::hexadecimal),
             go: gopclntab::version(self.image).map(str::to_owned),
             debug_file: None,
-            targets: self.targets,
+            targets: targets(self.image, self.candidates),
             verdicts,
         }
     }
+}
+
+fn targets(image: &Image<'_>, candidates: Vec<Candidate>) -> Vec<Target> {
+    let functions: Vec<code::Function> = candidates
+        .iter()
+        .map(|candidate| code::Function { address: candidate.address, end: candidate.end, abi: candidate.known.abi })
+        .collect();
+    let entries = code::entry_points(image, &functions);
+    let mut targets: Vec<Target> = candidates
+        .into_iter()
+        .zip(entries)
+        .filter_map(|(candidate, entry)| {
+            let Candidate { stack, name, known, address, sites, found, .. } = candidate;
+            let (entry, offset) = (entry?, image.offset_of(address)?);
+            let returns = match (known.abi.passed, sites) {
+                (_, Some(sites)) => Returns::Sites(sites),
+                (Passed::Nothing, None) => Returns::None,
+                // Two probes at one place cost little more than one.
+                (_, None) if entry.stack_untouched => Returns::Probe { offset: entry.offset },
+                (_, None) => Returns::Probe { offset },
+            };
+            let certainty = found.certainty();
+            let (role, abi) = (known.role, known.abi);
+            Some(Target { stack, function: name, role, address, offset, entry, returns, abi, found, certainty })
+        })
+        .collect();
+    targets.sort_by_key(|target| (target.stack, target.role, target.address));
+    targets
 }

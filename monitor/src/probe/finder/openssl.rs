@@ -15,14 +15,16 @@ use super::{
     target::{Abi, Found, Role, TlsStack},
 };
 
+/// As of OpenSSL 3.3. Before, `ssl_write_internal` had no flags.
+pub const INTERNAL: [Known; 2] = [
+    Known { name: "ssl_write_internal", role: Role::Write, abi: Abi::points_to_length(4) },
+    Known { name: "ssl_read_internal", role: Role::Read, abi: Abi::points_to_length(3) },
+];
+
 pub fn search(search: &mut Search<'_, '_>) {
     let image = search.image;
     let Some(version) = version(image) else { return };
-    let functions = [
-        ("ssl_write_internal", "SSL_write", Role::Write),
-        ("ssl_read_internal", "SSL_read", Role::Read),
-    ];
-    for (name, public, role) in functions {
+    for (Known { name, role, .. }, public) in INTERNAL.into_iter().zip(["SSL_write", "SSL_read"]) {
         match find(image, name, public) {
             Ok((range, abi)) => {
                 let evidence =

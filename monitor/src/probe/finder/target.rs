@@ -141,17 +141,13 @@ impl Abi {
     pub const OBJECT: Self =
         Self { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Nothing };
 
-    /// How many of the C convention's argument registers must still hold their values where a probe reads them, and whether it reads the stack.
-    pub(super) fn needs(&self) -> (u8, bool) {
+    /// What must still hold its value where a probe of the entry reads it.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + use<> {
         let passed = match self.passed {
             Passed::PointedTo(place) => Some(place),
             Passed::Returned | Passed::Requested | Passed::GoResult(_) | Passed::Nothing => None,
         };
-        let places = [Some(self.object), self.buffer, self.length, passed];
-        places.into_iter().flatten().fold((0, false), |(registers, stack), place| match place {
-            Place::Argument(index) => (registers.max(index.saturating_add(1)), stack),
-            Place::Stack(_) | Place::GoRegister(_) => (registers, true),
-        })
+        [Some(self.object), self.buffer, self.length, passed].into_iter().flatten()
     }
 }
 
