@@ -6,7 +6,7 @@
     movabs $0x1234567890abcdef, %rax
     .skip 80, 0x55
     ret
-.p2align 6, 0x00
+.p2align 4, 0x00
 #endif
 text:
 .globl go_write, go_read, write_return_1, write_return_2, read_return, go_write_push
