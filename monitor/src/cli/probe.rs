@@ -55,8 +55,8 @@ fn inspect(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
     for error in errors {
         eprintln!("tollgate: {error}");
     }
-    let findings = finder::inspect(file, &signatures, Depth::Code)
-        .with_context(|| format!("cannot search {}", file.display()))?;
+    let findings =
+        finder::inspect(file, &signatures, Depth::Code).with_context(|| format!("cannot search {}", file.display()))?;
     if json {
         return print(&serde_json::to_string(&findings)?);
     }
@@ -83,7 +83,9 @@ fn human(file: &Path, findings: &Findings) -> String {
         text.push_str(&format!(", debug file {}", path.display()));
     }
     if findings.verdicts.is_empty() {
-        text.push_str("\nno TLS: neither symbols of a TLS library, nor a Go program, nor traces of a library linked into it");
+        text.push_str(
+            "\nno TLS: neither symbols of a TLS library, nor a Go program, nor traces of a library linked into it",
+        );
     }
     for Verdict { stack, coverage } in &findings.verdicts {
         match coverage {
@@ -93,6 +95,9 @@ fn human(file: &Path, findings: &Findings) -> String {
         }
         for target in findings.targets.iter().filter(|target| target.stack == *stack) {
             text.push_str(&describe(target));
+        }
+        for shared in findings.shared.iter().filter(|shared| shared.target.stack == *stack) {
+            text.push_str(&format!("\n  instead of {}:{}", shared.instead_of.join(" and "), describe(&shared.target)));
         }
     }
     text

@@ -23,7 +23,8 @@ const NEIGHBOURS: u32 = 60;
 
 pub fn search(search: &mut Search<'_, '_>) {
     let image = search.image;
-    let strings: Vec<u64> = ["ssl/ssl_lib.cc", "ssl/ssl_lib.c"].iter().flat_map(|end| structure::strings_ending(image, end)).collect();
+    let strings: Vec<u64> =
+        ["ssl/ssl_lib.cc", "ssl/ssl_lib.c"].iter().flat_map(|end| structure::strings_ending(image, end)).collect();
     if strings.is_empty() {
         return;
     }
@@ -32,9 +33,17 @@ pub fn search(search: &mut Search<'_, '_>) {
         Ok((write, read)) => {
             for (name, role, reporter) in [("SSL_write", Role::Write, write), ("SSL_read", Role::Read, read)] {
                 let reasons = reporter.reasons(&REASONS);
-                let evidence = format!("only function of ssl_lib.cc with the error reasons {reasons:?} and its place in the source");
+                let evidence = format!(
+                    "only function of ssl_lib.cc with the error reasons {reasons:?} and its place in the source"
+                );
                 let known = Known { name, role, abi: Abi::RETURNS_LENGTH };
-                search.add(TlsStack::BoringSsl, known, reporter.range.start, Some(reporter.range.end), Found::Structure { evidence });
+                search.add(
+                    TlsStack::BoringSsl,
+                    known,
+                    reporter.range.start,
+                    Some(reporter.range.end),
+                    Found::Structure { evidence },
+                );
             }
         }
         // OpenSSL has a file of the same name and other numbers.

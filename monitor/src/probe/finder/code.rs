@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use iced_x86::{
-    Code, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
+    OpAccess, OpKind, Register,
 };
 use serde::Serialize;
 
@@ -91,14 +91,14 @@ pub fn entry_points(image: &Image<'_>, functions: &[Function]) -> Vec<Option<Ent
                 Ok(_) if reached => Err("another place in the program may jump past it"),
                 cheap => cheap,
             };
-            described(image, function.address, cheap)
+            described(image, function.address, &cheap)
         })
         .collect()
 }
 
-fn described(image: &Image<'_>, address: u64, cheap: Result<Cheap, &'static str>) -> Option<EntryPoint> {
+fn described(image: &Image<'_>, address: u64, cheap: &Result<Cheap, &'static str>) -> Option<EntryPoint> {
     let offset = image.offset_of(address)?;
-    Some(match cheap {
+    Some(match *cheap {
         Ok(Cheap { within: 0, .. }) => EntryPoint {
             offset,
             cost: Cost::Emulated,
@@ -210,12 +210,10 @@ const ARGUMENTS: [Register; 6] =
 /// `branch_setup_xol_ops` and `push_setup_xol_ops`): pushes of a register, relative jumps and calls, and the one-byte `nop`; none with
 /// prefixes other than the one that reaches registers 8 to 15.
 fn is_emulated(bytes: &[u8]) -> bool {
-    match bytes {
-        [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] => true,
-        [0x41, 0x50..=0x57, ..] => true,
-        [0x0f, 0x80..=0x8f, ..] => true,
-        _ => false,
-    }
+    matches!(
+        bytes,
+        [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] | [0x41, 0x50..=0x57, ..] | [0x0f, 0x80..=0x8f, ..]
+    )
 }
 
 /// Whether a branch of the function leads into what a probe would skip.
@@ -297,7 +295,8 @@ pub fn return_sites(image: &Image<'_>, function: Range<u64>) -> Result<Vec<u64>,
 /// Whether the instruction puts a constant into a 32-bit register: which, and what.
 pub fn constant_load(instruction: &Instruction) -> Option<(Register, u32)> {
     let is_load = matches!(instruction.code(), Code::Mov_r32_imm32 | Code::Mov_rm32_imm32);
-    (is_load && instruction.op0_kind() == OpKind::Register).then(|| (instruction.op0_register(), instruction.immediate32()))
+    (is_load && instruction.op0_kind() == OpKind::Register)
+        .then(|| (instruction.op0_register(), instruction.immediate32()))
 }
 
 #[cfg(test)]
@@ -317,7 +316,8 @@ mod tests {
         ] {
             assert!(!is_emulated(slow), "{slow:x?}");
         }
-        for fast in [&[0x55][..], &[0x41, 0x57], &[0xe8, 0, 0, 0, 0], &[0x74, 0x05], &[0x0f, 0x88, 0, 0, 0, 0], &[0x90]] {
+        for fast in [&[0x55][..], &[0x41, 0x57], &[0xe8, 0, 0, 0, 0], &[0x74, 0x05], &[0x0f, 0x88, 0, 0, 0, 0], &[0x90]]
+        {
             assert!(is_emulated(fast), "{fast:x?}");
         }
     }

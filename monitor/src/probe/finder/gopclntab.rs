@@ -25,11 +25,8 @@ const SAMPLES: u64 = 64;
 const MAX_FOREIGN_CODE: usize = 1 << 20;
 
 /// Methods through which plaintext passes; whatever package path stands before, since some programs carry a fork.
-const METHODS: [(&[u8], Role); 3] = [
-    (b"tls.(*Conn).Write", Role::Write),
-    (b"tls.(*Conn).Read", Role::Read),
-    (b"tls.(*Conn).Close", Role::Close),
-];
+const METHODS: [(&[u8], Role); 3] =
+    [(b"tls.(*Conn).Write", Role::Write), (b"tls.(*Conn).Read", Role::Read), (b"tls.(*Conn).Close", Role::Close)];
 
 /// How arguments are passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +58,9 @@ pub fn search(search: &mut Search<'_, '_>) {
 
 fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
     let image = search.image;
-    let convention = match (image.architecture, convention(image, function.range.start)) {
-        (_, Some(convention)) => convention,
-        (_, None) => {
-            search.uncovered(TlsStack::GoCryptoTls, "its calling convention could not be told from its code");
-            return;
-        }
+    let Some(convention) = convention(image, function.range.start) else {
+        search.uncovered(TlsStack::GoCryptoTls, "its calling convention could not be told from its code");
+        return;
     };
     let mut abi = match convention {
         Convention::Registers => Abi {
@@ -86,8 +80,9 @@ fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
         abi = Abi { buffer: None, length: None, passed: Passed::Nothing, ..abi };
         None
     } else {
-        let sites = code::return_sites(image, function.range.clone())
-            .and_then(|sites| sites.into_iter().map(|site| image.offset_of(site).ok_or("it lies outside of the file")).collect());
+        let sites = code::return_sites(image, function.range.clone()).and_then(|sites| {
+            sites.into_iter().map(|site| image.offset_of(site).ok_or("it lies outside of the file")).collect()
+        });
         match sites {
             Ok(sites) => Some(sites),
             Err(because) => {
@@ -119,7 +114,8 @@ fn convention(image: &Image<'_>, address: u64) -> Option<Convention> {
     match image.architecture {
         Architecture::X86_64 => {
             // cmp 0x10(%r14),%rsp · cmp 0x10(%r14),%r12 or %r13 (large frames)
-            let registers: [&[u8]; 3] = [&[0x49, 0x3b, 0x66, 0x10], &[0x4d, 0x3b, 0x66, 0x10], &[0x4d, 0x3b, 0x6e, 0x10]];
+            let registers: [&[u8]; 3] =
+                [&[0x49, 0x3b, 0x66, 0x10], &[0x4d, 0x3b, 0x66, 0x10], &[0x4d, 0x3b, 0x6e, 0x10]];
             // mov %fs:-8,%rcx
             let stack: &[u8] = &[0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff];
             if registers.iter().any(|pattern| memchr::memmem::find(start, pattern).is_some()) {
@@ -250,9 +246,9 @@ fn could_begin(image: &Image<'_>, start: u64) -> bool {
             let ends = before.is_none_or(|before| {
                 matches!(before, [.., 0xcc | 0xc3 | 0x90 | 0x00] | [.., 0xeb, _] | [0xe9, ..] | [.., 0x0f, 0x0b])
             });
-            start % 16 == 0 && ends
+            start.is_multiple_of(16) && ends
         }
-        Architecture::Aarch64 => start % 4 == 0,
+        Architecture::Aarch64 => start.is_multiple_of(4),
     }
 }
 

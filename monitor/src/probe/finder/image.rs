@@ -6,8 +6,8 @@ use gimli::{BaseAddresses, EhFrame, EhFrameHdr, ParsedEhFrameHdr, UnwindSection 
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, ReadRef,
     elf::{
-        EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_DYNSYM, SHT_NOBITS,
-        SHT_NOTE, SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB,
+        EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_DYNSYM,
+        SHT_NOBITS, SHT_NOTE, SHT_PROGBITS, SHT_STRTAB, SHT_SYMTAB,
     },
     read::elf::{ElfFile64, ElfSymbol64, FileHeader as _, ProgramHeader as _, SectionHeader as _},
 };
@@ -107,7 +107,7 @@ struct Unwind<'a> {
 /// When the file cannot be read or is no ELF file.
 pub fn read(file: &mut File, depth: Depth) -> Result<Contents, ImageError> {
     let not_elf = |error: object::Error| ImageError::NotElf(error.to_string());
-    let start = Contents::read(file, [0..HEADER])?;
+    let start = Contents::read(file, std::iter::once(0..HEADER))?;
     let header = FileHeader64::<LittleEndian>::parse(&start).map_err(not_elf)?;
     let endian = header.endian().map_err(not_elf)?;
     let table = |offset: u64, count: u16, size: u16| {
@@ -283,8 +283,7 @@ impl<'a> Image<'a> {
     /// The function around this address, by the table for exception handling.
     pub fn unwound_function(&self, address: u64) -> Option<Range<u64>> {
         let Unwind { header, frames, bases } = self.unwind.as_ref()?;
-        let fde =
-            header.table()?.fde_for_address(frames, bases, address, EhFrame::cie_from_offset).ok()?;
+        let fde = header.table()?.fde_for_address(frames, bases, address, EhFrame::cie_from_offset).ok()?;
         let range = fde.initial_address()..fde.initial_address().checked_add(fde.len())?;
         range.contains(&address).then_some(range)
     }

@@ -133,7 +133,8 @@ fn changing(image: &Image<'_>, instruction: &Instruction, constants: &ConstantOf
         fields.push(immediate.clone());
     }
     // Constants of 32 bits in a register are addresses and lines; in `cmp` or `test` they are flags and stay.
-    let loaded = super::code::constant_load(instruction).is_some_and(|(_, constant)| constant > 0xff && constant != u32::MAX);
+    let loaded =
+        super::code::constant_load(instruction).is_some_and(|(_, constant)| constant > 0xff && constant != u32::MAX);
     if loaded && immediate.len() == 4 {
         fields.push(immediate);
     }

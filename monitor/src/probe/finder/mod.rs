@@ -40,7 +40,7 @@ pub use code::{Cost, EntryPoint};
 pub use image::{Architecture, Depth, ImageError};
 pub use learn::LearnError;
 pub use signatures::{DIRECTORY as SIGNATURES_DIRECTORY, Signature, SignatureError, SignatureFile, Signatures};
-pub use target::{Abi, Certainty, Coverage, Found, Passed, Place, Returns, Role, Target, TlsStack, Verdict};
+pub use target::{Abi, Certainty, Coverage, Found, Passed, Place, Returns, Role, Shared, Target, TlsStack, Verdict};
 
 use image::Image;
 use symbols::Known;
@@ -64,6 +64,8 @@ pub struct Findings {
     pub go: Option<String>,
     pub debug_file: Option<PathBuf>,
     pub targets: Vec<Target>,
+    /// What could be probed in place of some targets.
+    pub shared: Vec<Shared>,
     /// One for each stack that there is a word to say about.
     pub verdicts: Vec<Verdict>,
 }
@@ -200,7 +202,10 @@ impl<'s, 'a> Search<'s, 'a> {
         for (stack, trace) in TRACES {
             let same = matches!(stack, TlsStack::OpenSsl | TlsStack::BoringSsl) && ssl;
             if !same && !self.has(stack) && !structure::addresses_of(self.image, trace.as_bytes()).is_empty() {
-                self.uncovered(stack, format!("it has `{}`, but its functions could not be told", trace.trim_matches(['\0', '\n'])));
+                self.uncovered(
+                    stack,
+                    format!("it has `{}`, but its functions could not be told", trace.trim_matches(['\0', '\n'])),
+                );
             }
         }
     }
@@ -236,7 +241,9 @@ impl<'s, 'a> Search<'s, 'a> {
                 .into_iter()
                 .map(|(stack, looked_for)| Verdict { stack, coverage: Coverage::Absent { looked_for } }),
         );
+        let shared = shared(self.image, &self.candidates);
         Findings {
+            shared,
             architecture: self.image.architecture,
             build_id: self.image.build_id.map(debug_files::hexadecimal),
             go: gopclntab::version(self.image).map(str::to_owned),
@@ -245,6 +252,33 @@ impl<'s, 'a> Search<'s, 'a> {
             verdicts,
         }
     }
+}
+
+fn shared(image: &Image<'_>, candidates: &[Candidate]) -> Vec<Shared> {
+    let openssl: Vec<&Candidate> =
+        candidates.iter().filter(|candidate| candidate.stack == TlsStack::OpenSsl && candidate.end.is_some()).collect();
+    let named = |name: &str| {
+        let candidate = openssl.iter().find(|candidate| candidate.name == name)?;
+        Some(candidate.address..candidate.end?)
+    };
+    if image.architecture != Architecture::X86_64 {
+        return Vec::new();
+    }
+    let inside = openssl::shared(image, named).into_iter().filter_map(|(known, range, public)| {
+        let evidence = format!("{} both hand their arguments to it", public.join(" and "));
+        let candidate = Candidate {
+            stack: TlsStack::OpenSsl,
+            name: known.name.to_owned(),
+            known,
+            address: range.start,
+            end: Some(range.end),
+            sites: None,
+            found: Found::Structure { evidence },
+        };
+        let target = targets(image, vec![candidate]).pop()?;
+        Some(Shared { target, instead_of: public.map(str::to_owned).into() })
+    });
+    inside.collect()
 }
 
 fn targets(image: &Image<'_>, candidates: Vec<Candidate>) -> Vec<Target> {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::{
     Search,
@@ -27,8 +27,9 @@ pub fn search(search: &mut Search<'_, '_>) {
     for (Known { name, role, .. }, public) in INTERNAL.into_iter().zip(["SSL_write", "SSL_read"]) {
         match find(image, name, public) {
             Ok((range, abi)) => {
-                let evidence =
-                    format!("only function that reports errors as {name}, and {public} ({version}) hands its arguments to it");
+                let evidence = format!(
+                    "only function that reports errors as {name}, and {public} ({version}) hands its arguments to it"
+                );
                 let known = Known { name, role, abi };
                 search.add(TlsStack::OpenSsl, known, range.start, Some(range.end), Found::Structure { evidence });
             }
@@ -76,6 +77,50 @@ fn find(image: &Image<'_>, name: &str, public: &str) -> Result<(Range<u64>, Abi)
     Ok((internal, Abi::points_to_length(argument)))
 }
 
+/// Where the public functions hand on their arguments, in a library that names those only: what to probe in their place, and in place of which.
+pub fn shared(
+    image: &Image<'_>,
+    named: impl Fn(&str) -> Option<Range<u64>>,
+) -> Vec<(Known, Range<u64>, [&'static str; 2])> {
+    let pairs = [
+        ("SSL_write", "SSL_write_ex", Role::Write, 3),
+        // With flags (OpenSSL 3.3).
+        ("SSL_write", "SSL_write_ex2", Role::Write, 4),
+        ("SSL_read", "SSL_read_ex", Role::Read, 3),
+    ];
+    let inside = |(plain, extended, role, argument): (&'static str, &'static str, Role, u8)| {
+        let plain_code = structure::instructions(image, &named(plain)?);
+        let extended_code = structure::instructions(image, &named(extended)?);
+        let (before, inner) = first_call(&plain_code)?;
+        let (before_extended, same) = first_call(&extended_code)?;
+        let pointer = argument_register(argument)?;
+        // The plain one keeps object and buffer and makes room for the length; the extended one keeps all.
+        let handed_on = !written(before, Register::RDI)
+            && !written(before, Register::RSI)
+            && takes_stack_address(before, pointer)
+            && (0..=argument).filter_map(argument_register).all(|register| !written(before_extended, register));
+        let range = structure::function_around(image, inner).filter(|range| range.start == inner)?;
+        let name = if role == Role::Write { "ssl_write_internal" } else { "ssl_read_internal" };
+        let known = Known { name, role, abi: Abi::points_to_length(argument) };
+        (inner == same && handed_on).then_some((known, range, [plain, extended]))
+    };
+    pairs.into_iter().filter_map(inside).collect()
+}
+
+/// The first direct call on the straight way from the start, and what is before it. Branches are not taken.
+fn first_call(instructions: &[Instruction]) -> Option<(&[Instruction], u64)> {
+    let call = instructions.iter().position(|instruction| {
+        !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch)
+    })?;
+    let instruction = instructions.get(call)?;
+    let is_direct = instruction.flow_control() == FlowControl::Call && instruction.op0_kind() == OpKind::NearBranch64;
+    is_direct.then(|| Some((instructions.get(..call)?, instruction.near_branch_target())))?
+}
+
+fn argument_register(index: u8) -> Option<Register> {
+    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8].get(usize::from(index)).copied()
+}
+
 fn only_reporting_as(image: &Image<'_>, name: &str) -> Result<Range<u64>, String> {
     let strings = structure::addresses_of(image, &[b"\0", name.as_bytes(), b"\0"].concat());
     let strings: Vec<u64> = strings.into_iter().filter_map(|address| address.checked_add(1)).collect();
@@ -91,7 +136,8 @@ fn written(instructions: &[Instruction], register: Register) -> bool {
     let mut usage = InstructionInfoFactory::new();
     instructions.iter().any(|instruction| {
         usage.info(instruction).used_registers().iter().any(|used| {
-            used.register().full_register() == register && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
+            used.register().full_register() == register
+                && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
         })
     })
 }
@@ -101,13 +147,16 @@ fn takes_stack_address(instructions: &[Instruction], register: Register) -> bool
     let mut usage = InstructionInfoFactory::new();
     let last = instructions.iter().rev().find(|instruction| {
         usage.info(instruction).used_registers().iter().any(|used| {
-            used.register().full_register() == register && matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite)
+            used.register().full_register() == register
+                && matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite)
         })
     });
     last.is_some_and(|instruction| {
         let source = match instruction.op1_kind() {
             OpKind::Memory => instruction.mnemonic() == iced_x86::Mnemonic::Lea && is_frame(instruction.memory_base()),
-            OpKind::Register => instruction.mnemonic() == iced_x86::Mnemonic::Mov && is_frame(instruction.op1_register()),
+            OpKind::Register => {
+                instruction.mnemonic() == iced_x86::Mnemonic::Mov && is_frame(instruction.op1_register())
+            }
             _ => false,
         };
         instruction.op0_register() == register && source

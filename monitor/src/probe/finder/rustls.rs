@@ -33,7 +33,9 @@ pub fn look_at_symbol<'a>(
     let symbols = &mut search.rustls;
     let place = || (symbol.address(), symbol.size());
     // aws_lc_0_38_0_EVP_AEAD_CTX_seal: the version is part of the name, so that several can be linked.
-    if let Some(plain) = name.strip_prefix("aws_lc_").and_then(|name| name.find("EVP_AEAD_CTX_").and_then(|at| name.get(at..))) {
+    if let Some(plain) =
+        name.strip_prefix("aws_lc_").and_then(|name| name.find("EVP_AEAD_CTX_").and_then(|at| name.get(at..)))
+    {
         if plain == aws_lc::SEAL.name {
             symbols.seal.insert(place());
         } else if plain == aws_lc::OPEN.name {
@@ -63,7 +65,10 @@ pub fn search(search: &mut Search<'_, '_>) {
         return;
     }
     if symbols.seal.len() > 1 || symbols.open.len() > 1 {
-        search.uncovered(TlsStack::RustlsAwsLc, "it has several copies of AWS-LC, and which one rustls uses is not known");
+        search.uncovered(
+            TlsStack::RustlsAwsLc,
+            "it has several copies of AWS-LC, and which one rustls uses is not known",
+        );
         return;
     }
     let named = symbols.rustls.is_some() || aws_lc::has_rustls(search.image);
@@ -72,7 +77,10 @@ pub fn search(search: &mut Search<'_, '_>) {
     }
     let ring = symbols.ring || !structure::addresses_of(search.image, b"/ring-0.").is_empty();
     if ring {
-        search.uncovered(TlsStack::RustlsRing, "its encryption is assembly that sees whole blocks only, so that no exact bytes can be had");
+        search.uncovered(
+            TlsStack::RustlsRing,
+            "its encryption is assembly that sees whole blocks only, so that no exact bytes can be had",
+        );
     } else {
         search.uncovered(TlsStack::Rustls, "neither AWS-LC nor ring was recognised under it");
     }

@@ -210,7 +210,11 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 
 impl Signature {
     fn check(&self) -> Result<(), String> {
-        let roles: Vec<Role> = self.function.iter().map(|function| known(&function.name).map(|known| known.role)).collect::<Result<_, _>>()?;
+        let roles: Vec<Role> = self
+            .function
+            .iter()
+            .map(|function| known(&function.name).map(|known| known.role))
+            .collect::<Result<_, _>>()?;
         let complete = [Role::Write, Role::Read].iter().all(|role| roles.contains(role));
         if complete { Ok(()) } else { Err("it needs a function that writes and one that reads".to_owned()) }
     }
@@ -229,7 +233,10 @@ impl Signature {
 /// Functions that a signature can be of.
 pub(super) fn known(name: &str) -> Result<Known, String> {
     let functions = OPENSSL.iter().chain(&openssl::INTERNAL).chain([&aws_lc::SEAL, &aws_lc::OPEN]);
-    functions.copied().find(|known| known.name == name).ok_or_else(|| format!("{name} is not a function that can be probed"))
+    functions
+        .copied()
+        .find(|known| known.name == name)
+        .ok_or_else(|| format!("{name} is not a function that can be probed"))
 }
 
 pub fn search(search: &mut Search<'_, '_>, signatures: &Signatures) {
@@ -267,7 +274,9 @@ mod tests {
         assert_eq!(pattern.to_string(), text);
         assert_eq!(pattern.longest_fixed().0, 0);
         assert_eq!(pattern.longest_fixed().1.len(), 18);
-        for wrong in ["", "55", "zz", "?? 55 48 89 e5 41 57 41 56 41 55 41 54 53 48 83 ec 18 e8 41 89 d7 49 89 f6 48 89", "555"] {
+        for wrong in
+            ["", "55", "zz", "?? 55 48 89 e5 41 57 41 56 41 55 41 54 53 48 83 ec 18 e8 41 89 d7 49 89 f6 48 89", "555"]
+        {
             assert!(wrong.parse::<Pattern>().is_err(), "{wrong}");
         }
     }

@@ -22,9 +22,10 @@ const REPORT: usize = 12;
 /// Addresses at which constant data has these bytes.
 pub fn addresses_of(image: &Image<'_>, needle: &[u8]) -> Vec<u64> {
     let finder = memchr::memmem::Finder::new(needle);
-    let places = image.constants().iter().flat_map(|region| {
-        finder.find_iter(region.bytes).filter_map(|at| region.address.checked_add(at as u64))
-    });
+    let places = image
+        .constants()
+        .iter()
+        .flat_map(|region| finder.find_iter(region.bytes).filter_map(|at| region.address.checked_add(at as u64)));
     places.take(MAX_PLACES).collect()
 }
 
@@ -69,7 +70,9 @@ fn references_in(region: &Region<'_>, addresses: &[u64]) -> Vec<u64> {
     // mov $address,%r32: code that is not position-independent.
     for address in addresses.iter().filter_map(|address| u32::try_from(*address).ok()) {
         for at in memchr::memmem::find_iter(bytes, &address.to_le_bytes()) {
-            let Some(start) = at.checked_sub(1).filter(|start| matches!(bytes.get(*start), Some(0xb8..=0xbf))) else { continue };
+            let Some(start) = at.checked_sub(1).filter(|start| matches!(bytes.get(*start), Some(0xb8..=0xbf))) else {
+                continue;
+            };
             let extended = start.checked_sub(1).filter(|before| bytes.get(*before) == Some(&0x41));
             found.push(address_at(extended.unwrap_or(start)));
         }
@@ -121,7 +124,10 @@ fn end_of(region: &Region<'_>, start: u64) -> Option<u64> {
             reached = reached.max(branch_target(&instruction).unwrap_or_default());
         }
         let last = match instruction.flow_control() {
-            FlowControl::Return | FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Exception => true,
+            FlowControl::Return
+            | FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::Exception => true,
             FlowControl::Interrupt => instruction.mnemonic() == Mnemonic::Int3,
             // A call that does not return, at the end.
             FlowControl::Call => region.from(instruction.next_ip()).and_then(|next| next.first()) == Some(&0xcc),
@@ -163,7 +169,8 @@ pub struct Reporter {
 impl Reporter {
     /// Constants that are reasons of errors, among `known`, at any report.
     pub fn reasons(&self, known: &[u32]) -> Vec<u32> {
-        let mut reasons: Vec<u32> = self.reports.iter().flatten().copied().filter(|constant| known.contains(constant)).collect();
+        let mut reasons: Vec<u32> =
+            self.reports.iter().flatten().copied().filter(|constant| known.contains(constant)).collect();
         reasons.sort_unstable();
         reasons.dedup();
         reasons

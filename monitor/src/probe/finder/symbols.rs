@@ -50,7 +50,11 @@ const GNUTLS: [Known; 9] = [
     known("gnutls_record_send", Write, Abi::RETURNS_LENGTH),
     known("gnutls_record_send2", Write, Abi::RETURNS_LENGTH),
     known("gnutls_record_send_early_data", Write, Abi::RETURNS_LENGTH),
-    known("gnutls_record_send_file", SendFile, Abi { buffer: None, length: Some(Place::Argument(3)), ..Abi::RETURNS_LENGTH }),
+    known(
+        "gnutls_record_send_file",
+        SendFile,
+        Abi { buffer: None, length: Some(Place::Argument(3)), ..Abi::RETURNS_LENGTH },
+    ),
     known("gnutls_record_recv", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_seq", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_packet", Read, PACKET),

@@ -138,8 +138,7 @@ impl Abi {
     }
 
     /// `f(object)`
-    pub const OBJECT: Self =
-        Self { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Nothing };
+    pub const OBJECT: Self = Self { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Nothing };
 
     /// What must still hold its value where a probe of the entry reads it.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + use<> {
@@ -239,6 +238,14 @@ pub struct Target {
     pub abi: Abi,
     pub found: Found,
     pub certainty: Certainty,
+}
+
+/// A function of the library's inside that several targets hand their arguments to, so that it can be probed in their place: for less, and also
+/// when the library itself calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    pub target: Target,
+    pub instead_of: Vec<String>,
 }
 
 pub(super) fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {

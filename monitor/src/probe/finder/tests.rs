@@ -35,7 +35,12 @@ fn build(language: &str, source: &str, flags: &[&str]) -> Built {
     let source_path = directory.path().join("source");
     fs::write(&source_path, source).expect("written");
     let path = directory.path().join("built");
-    run(Command::new("cc").args(["-x", language]).arg(&source_path).args(["-x", "none", "-w", "-O2", "-o"]).arg(&path).args(flags));
+    run(Command::new("cc")
+        .args(["-x", language])
+        .arg(&source_path)
+        .args(["-x", "none", "-w", "-O2", "-o"])
+        .arg(&path)
+        .args(flags));
     Built { directory, path }
 }
 
@@ -67,7 +72,11 @@ impl Built {
 
 #[track_caller]
 fn target<'f>(findings: &'f Findings, function: &str) -> &'f Target {
-    findings.targets.iter().find(|target| target.function == function).unwrap_or_else(|| panic!("no {function} in {findings:#?}"))
+    findings
+        .targets
+        .iter()
+        .find(|target| target.function == function)
+        .unwrap_or_else(|| panic!("no {function} in {findings:#?}"))
 }
 
 #[track_caller]
@@ -190,6 +199,39 @@ fn stripped_openssl_is_recognised_and_the_place_of_the_length_told() {
         assert_eq!((write.address, read.address), (symbols["ssl_write_internal"], symbols["ssl_read_internal"]));
         assert_eq!((write.abi, read.abi), (Abi::points_to_length(argument), Abi::points_to_length(3)));
     }
+}
+
+#[test]
+fn what_openssls_functions_share_is_found_where_they_are_named() {
+    let public = "
+        int SSL_write_ex(void *ssl, const char *b, unsigned long n, unsigned long *w) { int r = ssl_write_internal(ssl, b, n, w); return r < 0 ? 0 : r; }
+        int SSL_read_ex(void *ssl, char *b, unsigned long n, unsigned long *r) { int x = ssl_read_internal(ssl, b, n, r); return x < 0 ? 0 : x; }";
+    let library = build(
+        "c",
+        &format!("{OPENSSL}{public}"),
+        &["-shared", "-fPIC", "-fvisibility=default", "-Wl,-Bsymbolic", "-fno-semantic-interposition"],
+    );
+    let symbols = library.symbols();
+    let findings = library.inspect();
+    let shared: Vec<_> = findings
+        .shared
+        .iter()
+        .map(|shared| (&*shared.target.function, shared.target.address, shared.target.abi))
+        .collect();
+    let expected =
+        ["ssl_write_internal", "ssl_read_internal"].map(|name| (name, symbols[name], Abi::points_to_length(3)));
+    assert_eq!(shared, expected);
+    assert_eq!(findings.shared[0].instead_of, ["SSL_write", "SSL_write_ex"]);
+
+    // One that changes an argument on the way is no reason to look elsewhere.
+    let changed = public.replace("(ssl, b, n, w)", "(ssl, b + 1, n, w)");
+    let library = build(
+        "c",
+        &format!("{OPENSSL}{changed}"),
+        &["-shared", "-fPIC", "-Wl,-Bsymbolic", "-fno-semantic-interposition"],
+    );
+    let shared: Vec<_> = library.inspect().shared.into_iter().map(|shared| shared.target.function).collect();
+    assert_eq!(shared, ["ssl_read_internal"]);
 }
 
 #[test]
@@ -328,7 +370,7 @@ fn entries_of_the_hosts_openssl_are_what_they_are_said_to_be() {
     if findings.architecture != Architecture::X86_64 {
         return;
     }
-    for target in &findings.targets {
+    for target in findings.targets.iter().chain(findings.shared.iter().map(|shared| &shared.target)) {
         let entry = target.address + (target.entry.offset - target.offset);
         let range = [format!("--start-address={}", target.address), format!("--stop-address={}", entry + 16)];
         let listed = run(Command::new("objdump").args(["-d", "--no-show-raw-insn", "-w"]).args(range).arg(&path));
