@@ -47,7 +47,8 @@ pub fn search(search: &mut Search<'_, '_>) {
     if strings.is_empty() || !has_rustls(image) {
         return;
     }
-    match find(&structure::reporters(image, &strings)) {
+    let reporters = structure::reporters(image, &strings);
+    match reporters.as_ref().map_err(|because| (*because).to_owned()).and_then(|reporters| find(reporters)) {
         Ok((seal, open)) => {
             for (known, reporter) in [(SEAL, seal), (OPEN, open)] {
                 let reasons = reporter.reasons(&REASONS);

@@ -29,7 +29,7 @@ pub fn search(search: &mut Search<'_, '_>) {
         return;
     }
     let reporters = structure::reporters(image, &strings);
-    match find(&reporters) {
+    match reporters.as_ref().map_err(|because| (*because).to_owned()).and_then(|reporters| find(reporters)) {
         Ok((write, read)) => {
             for (name, role, reporter) in [("SSL_write", Role::Write, write), ("SSL_read", Role::Read, read)] {
                 let reasons = reporter.reasons(&REASONS);

@@ -17,6 +17,8 @@ const GO_1_20: u32 = 0xffff_fff1;
 
 /// Functions in a table at most: no program comes near.
 const MAX_FUNCTIONS: u64 = 4 << 20;
+/// Methods of all copies of `crypto/tls`.
+const MAX_METHODS: usize = 16;
 /// Bytes of a function's name at most.
 const MAX_NAME: usize = 1024;
 /// Functions whose beginnings are compared with how Go functions begin.
@@ -228,6 +230,9 @@ impl<'a> Table<'a> {
             let Some((_, role)) = METHODS.iter().find(|(method, _)| is_method(function.name, method)) else { continue };
             if found.iter().any(|(other, _)| other.name == function.name) {
                 return Err("its function table names a method twice");
+            }
+            if found.len() == MAX_METHODS {
+                return Err("it has more copies of crypto/tls than any program would");
             }
             found.push((function, *role));
         }

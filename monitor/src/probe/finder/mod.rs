@@ -110,6 +110,7 @@ fn search(
         let path = debug.path.display().to_string();
         symbols::search(&mut search, &Image::parse(&debug.contents)?, Some(&path));
     }
+    rustls::search_named(&mut search);
     gopclntab::search(&mut search);
     if image.architecture == Architecture::X86_64 {
         if !search.has(TlsStack::OpenSsl) && !search.has(TlsStack::BoringSsl) {
@@ -119,7 +120,7 @@ fn search(
         aws_lc::search(&mut search);
         signatures::search(&mut search, signatures);
     }
-    rustls::search(&mut search);
+    rustls::explain(&mut search);
     search.look_for_traces();
     let mut findings = search.finish();
     findings.debug_file = debug.map(|debug| debug.path.clone());
@@ -163,18 +164,22 @@ impl<'s, 'a> Search<'s, 'a> {
         self.push(Candidate { stack, name: known.name.to_owned(), known, address, end, sites: None, found });
     }
 
-    /// The same function may be found in several ways; two functions of the same name are one too many.
+    /// The same function may be found in several ways. Several of the same name are copies if the file names them; if they were recognised, it is
+    /// not known which is right.
     fn push(&mut self, new: Candidate) {
-        let is_same = |other: &Candidate| other.stack == new.stack && other.name == new.name;
-        match self.candidates.iter().find(|other| is_same(other)) {
-            None => self.candidates.push(new),
-            Some(same) if same.address == new.address => {}
-            Some(other) => {
-                let because = format!("{} was found at two places: by {} and by {}", new.name, other.found, new.found);
-                self.uncovered.insert(new.stack, because);
-                self.candidates.retain(|other| !is_same(other));
-            }
+        let of_that_name = |other: &Candidate| other.stack == new.stack && other.name == new.name;
+        let others = || self.candidates.iter().filter(|other| of_that_name(other));
+        if others().any(|other| other.address == new.address) {
+            return;
         }
+        let recognised = |candidate: &Candidate| candidate.found.certainty() == Certainty::Recognised;
+        if let Some(other) = others().find(|other| recognised(other) || recognised(&new)) {
+            let because = format!("{} was found at two places: by {} and by {}", new.name, other.found, new.found);
+            self.uncovered.insert(new.stack, because);
+            self.candidates.retain(|other| !of_that_name(other));
+            return;
+        }
+        self.candidates.push(new);
     }
 
     fn uncovered(&mut self, stack: TlsStack, because: impl Into<String>) {

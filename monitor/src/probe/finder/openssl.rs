@@ -124,7 +124,7 @@ fn argument_register(index: u8) -> Option<Register> {
 fn only_reporting_as(image: &Image<'_>, name: &str) -> Result<Range<u64>, String> {
     let strings = structure::addresses_of(image, &[b"\0", name.as_bytes(), b"\0"].concat());
     let strings: Vec<u64> = strings.into_iter().filter_map(|address| address.checked_add(1)).collect();
-    let mut functions: Vec<Range<u64>> = structure::references(image, &strings)
+    let mut functions: Vec<Range<u64>> = structure::references(image, &strings)?
         .into_iter()
         .filter_map(|reference| structure::function_around(image, reference))
         .collect();

@@ -43,27 +43,29 @@ pub fn look_at_symbol<'a>(
         }
     } else if name.starts_with("ring_core_") {
         symbols.ring = true;
-    } else if symbols.rustls.is_none() && names_crate(name, "rustls") {
+    } else if symbols.rustls.is_none() && names_rustls(name) {
         symbols.rustls = rustc_demangle::try_demangle(name).ok().map(|name| format!("{name:#}"));
     }
 }
 
-/// Whether a mangled name, legacy (`_ZN6rustls…`) or v0 (`_RNvNtCs1234_6rustls…`), has this crate or module in its path.
-fn names_crate(name: &str, of: &str) -> bool {
-    (name.starts_with("_ZN") || name.starts_with("_R")) && name.contains(&format!("{}{of}", of.len()))
+/// Whether a mangled name, legacy (`_ZN6rustls…`) or v0 (`_RNvNtCs1234_6rustls…`), has the crate in its path.
+fn names_rustls(name: &str) -> bool {
+    (name.starts_with("_ZN") || name.starts_with("_R")) && name.contains("6rustls")
 }
 
-/// To be asked after the symbols and the code.
-pub fn search(search: &mut Search<'_, '_>) {
-    let symbols = std::mem::take(&mut search.rustls);
+/// AWS-LC's calls, if symbols named them.
+pub fn search_named(search: &mut Search<'_, '_>) {
     let one = |places: &BTreeSet<(u64, u64)>| (places.len() == 1).then(|| places.first().copied()).flatten();
-    if let (Some(seal), Some(open)) = (one(&symbols.seal), one(&symbols.open)) {
-        for (known, (address, size)) in [(aws_lc::SEAL, seal), (aws_lc::OPEN, open)] {
-            let end = (size > 0).then(|| address.checked_add(size)).flatten();
-            search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
-        }
-        return;
+    let (Some(seal), Some(open)) = (one(&search.rustls.seal), one(&search.rustls.open)) else { return };
+    for (known, (address, size)) in [(aws_lc::SEAL, seal), (aws_lc::OPEN, open)] {
+        let end = (size > 0).then(|| address.checked_add(size)).flatten();
+        search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
     }
+}
+
+/// Why rustls is not covered, if it is there and is not. To be asked after all others.
+pub fn explain(search: &mut Search<'_, '_>) {
+    let symbols = std::mem::take(&mut search.rustls);
     if symbols.seal.len() > 1 || symbols.open.len() > 1 {
         search.uncovered(
             TlsStack::RustlsAwsLc,
@@ -88,7 +90,7 @@ pub fn search(search: &mut Search<'_, '_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::names_crate;
+    use super::names_rustls;
 
     #[test]
     fn both_manglings_name_the_crate() {
@@ -96,10 +98,10 @@ mod tests {
             "_ZN6rustls4conn25ConnectionCommon$LT$T$GT$6writer17h0123456789abcdefE",
             "_RNvMs_NtCs7Xy2_6rustls4connNtB4_6Reader4read",
         ] {
-            assert!(names_crate(name, "rustls"), "{name}");
+            assert!(names_rustls(name), "{name}");
         }
         for name in ["_ZN12rustls_ffi3foo17h0123456789abcdefE", "my_6rustls", "_ZN12tokio_rustls3fooE"] {
-            assert!(!names_crate(name, "rustls"), "{name}");
+            assert!(!names_rustls(name), "{name}");
         }
     }
 }

@@ -189,6 +189,25 @@ fn two_that_look_alike_are_none() {
 }
 
 #[test]
+fn more_places_than_can_be_looked_at_are_none() {
+    let many = BORINGSSL.replace("int main(", "#define R REPORT_AT(66, 933);\n#define R16 R R R R R R R R R R R R R R R R\n#define R256 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16 R16\nvoid many() { R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 R256 }\nint main(");
+    let findings = build("c", &many, &["-O0"]).strip().inspect();
+    assert_eq!(findings.targets, []);
+    assert!(reason(&findings, TlsStack::BoringSsl).contains("more places"), "{:?}", findings.verdicts);
+}
+
+#[test]
+fn copies_that_the_file_names_are_all_found() {
+    let copy = "__attribute__((noinline, noclone, used)) static int SSL_read(void *s, void *b, int n) { return n; } int other(void *s, int n) { return SSL_read(s, s, n); }";
+    let program = build("c", NAMED, &["-DPROGRAM", "-fno-inline"]);
+    let second = program.directory.path().join("second.c");
+    fs::write(&second, copy).expect("written");
+    let program = build("c", NAMED, &["-DPROGRAM", "-fno-inline", second.to_str().expect("text")]);
+    let findings = program.inspect();
+    assert_eq!(findings.targets.iter().filter(|target| target.function == "SSL_read").count(), 2);
+}
+
+#[test]
 fn stripped_openssl_is_recognised_and_the_place_of_the_length_told() {
     for (flags, argument) in [(&["-no-pie"][..], 3), (&["-no-pie", "-DFLAGS"], 4), (&["-pie", "-fPIE", "-DFLAGS"], 4)] {
         let program = build("c", OPENSSL, flags);
@@ -243,6 +262,15 @@ fn aws_lc_is_recognised_under_rustls_only() {
     for name in ["EVP_AEAD_CTX_seal", "EVP_AEAD_CTX_open"] {
         assert_eq!(target(&findings, name).address, symbols[name]);
     }
+    // With symbols, which carry AWS-LC's version.
+    let prefixed = AWS_LC.replace("EVP_AEAD", "aws_lc_0_38_0_EVP_AEAD");
+    let program = build("c", &prefixed, &[]);
+    let findings = program.inspect();
+    let seal = target(&findings, "EVP_AEAD_CTX_seal");
+    assert_eq!(
+        (&seal.found, seal.address),
+        (&Found::StaticSymbol, program.symbols()["aws_lc_0_38_0_EVP_AEAD_CTX_seal"])
+    );
     let other = build("c", &AWS_LC.replace("/rustls-0", "/others-0"), &[]).strip().inspect();
     assert_eq!((other.targets, other.verdicts), (vec![], vec![]));
 }
@@ -427,7 +455,7 @@ fn samples() -> &'static [Vec<u8>] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     /// Damaged files are searched without panic, and quickly.
     #[test]
