@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     image::{Architecture, Image},
-    target::{Abi, Place, hexadecimal},
+    target::{Abi, Place},
 };
 
 /// Functions that are longer than this are not looked through.
@@ -28,7 +28,6 @@ const MAX_SEARCHED_FOR_JUMPS: u64 = 512 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EntryPoint {
     /// In the file.
-    #[serde(serialize_with = "hexadecimal")]
     pub offset: u64,
     pub cost: Cost,
     /// The stack pointer is as it was at the first instruction, so a return probe can be here as well.

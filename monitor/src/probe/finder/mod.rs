@@ -6,6 +6,9 @@
 //! Evidence is asked in the order of its strength: the file's own symbols, its debug file, Go's function table, what code refers to, patterns of
 //! known builds.
 //!
+//! Targets can nest: a call of one inside a call of another, by the same thread, is the same plaintext (`gnutls_record_send` and its `…_send2`,
+//! `EVP_AEAD_CTX_open` and its `…_open_gather`).
+//!
 //! **Invariant:** a stack is covered if functions of both directions were found, each by evidence that fits it alone; else it is *uncovered* with the
 //! reason. There are no guesses. The files are hostile: bounded memory and time, no panic.
 #![forbid(unsafe_code)]
@@ -30,7 +33,8 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -81,10 +85,15 @@ impl Findings {
 /// # Errors
 /// When it cannot be read or is no ELF file.
 pub fn inspect(path: &Path, signatures: &Signatures, depth: Depth) -> Result<Findings, ImageError> {
-    let contents = image::read(&mut File::open(path)?, depth)?;
+    let contents = image::read(&mut open(path)?, depth)?;
     let image = Image::parse(&contents)?;
     let debug = debug_files::find(&image, path, Path::new("/"));
     search(&image, debug.as_ref(), signatures)
+}
+
+/// Opens a regular file; to open another kind may block, or have an effect.
+fn open(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// Searches a file and derives signatures from what was found in another way.
@@ -92,7 +101,7 @@ pub fn inspect(path: &Path, signatures: &Signatures, depth: Depth) -> Result<Fin
 /// # Errors
 /// When it cannot be read; inside, when nothing can be derived.
 pub fn learn(path: &Path, version: &str) -> Result<Result<SignatureFile, LearnError>, ImageError> {
-    let contents = image::read(&mut File::open(path)?, Depth::Code)?;
+    let contents = image::read(&mut open(path)?, Depth::Code)?;
     let image = Image::parse(&contents)?;
     let debug = debug_files::find(&image, path, Path::new("/"));
     let findings = search(&image, debug.as_ref(), &Signatures::default())?;

@@ -21,8 +21,8 @@ pub struct Symbols {
     /// A function of the crate itself.
     rustls: Option<String>,
     ring: bool,
-    seal: BTreeSet<(u64, u64)>,
-    open: BTreeSet<(u64, u64)>,
+    /// Addresses and sizes of AWS-LC's calls, in their order.
+    calls: [BTreeSet<(u64, u64)>; 4],
 }
 
 pub fn look_at_symbol<'a>(
@@ -36,10 +36,10 @@ pub fn look_at_symbol<'a>(
     if let Some(plain) =
         name.strip_prefix("aws_lc_").and_then(|name| name.find("EVP_AEAD_CTX_").and_then(|at| name.get(at..)))
     {
-        if plain == aws_lc::SEAL.name {
-            symbols.seal.insert(place());
-        } else if plain == aws_lc::OPEN.name {
-            symbols.open.insert(place());
+        if let Some(places) =
+            aws_lc::CALLS.iter().position(|call| call.name == plain).and_then(|at| symbols.calls.get_mut(at))
+        {
+            places.insert(place());
         }
     } else if name.starts_with("ring_core_") {
         symbols.ring = true;
@@ -55,9 +55,12 @@ fn names_rustls(name: &str) -> bool {
 
 /// AWS-LC's calls, if symbols named them.
 pub fn search_named(search: &mut Search<'_, '_>) {
-    let one = |places: &BTreeSet<(u64, u64)>| (places.len() == 1).then(|| places.first().copied()).flatten();
-    let (Some(seal), Some(open)) = (one(&search.rustls.seal), one(&search.rustls.open)) else { return };
-    for (known, (address, size)) in [(aws_lc::SEAL, seal), (aws_lc::OPEN, open)] {
+    if search.rustls.calls.iter().any(|places| places.len() > 1) {
+        return;
+    }
+    let named: Vec<_> = aws_lc::CALLS.into_iter().zip(&search.rustls.calls).collect();
+    let named: Vec<_> = named.into_iter().filter_map(|(known, places)| Some((known, *places.first()?))).collect();
+    for (known, (address, size)) in named {
         let end = (size > 0).then(|| address.checked_add(size)).flatten();
         search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
     }
@@ -66,7 +69,7 @@ pub fn search_named(search: &mut Search<'_, '_>) {
 /// Why rustls is not covered, if it is there and is not. To be asked after all others.
 pub fn explain(search: &mut Search<'_, '_>) {
     let symbols = std::mem::take(&mut search.rustls);
-    if symbols.seal.len() > 1 || symbols.open.len() > 1 {
+    if symbols.calls.iter().any(|places| places.len() > 1) {
         search.uncovered(
             TlsStack::RustlsAwsLc,
             "it has several copies of AWS-LC, and which one rustls uses is not known",

@@ -232,7 +232,7 @@ impl Signature {
 
 /// Functions that a signature can be of.
 pub(super) fn known(name: &str) -> Result<Known, String> {
-    let functions = OPENSSL.iter().chain(&openssl::INTERNAL).chain([&aws_lc::SEAL, &aws_lc::OPEN]);
+    let functions = OPENSSL.iter().chain(&openssl::INTERNAL).chain(&aws_lc::CALLS);
     functions
         .copied()
         .find(|known| known.name == name)

@@ -202,15 +202,12 @@ impl Reporter {
         reasons
     }
 
-    /// Constants that look like line numbers, at reports that have this reason.
-    pub fn lines_of(&self, reason: u32) -> impl Iterator<Item = u32> {
+    /// Constants in this range, which line numbers are in, at reports that have this reason.
+    pub fn constants_with(&self, reason: u32, range: Range<u32>) -> impl Iterator<Item = u32> {
         let reports = self.reports.iter().filter(move |report| report.contains(&reason));
-        reports.flatten().copied().filter(|constant| LINES.contains(constant))
+        reports.flatten().copied().filter(move |constant| range.contains(constant))
     }
 }
-
-/// Line numbers of the files in question.
-const LINES: Range<u32> = 300..8000;
 
 /// Whether the instruction calls or jumps to the address.
 pub fn calls(instruction: &Instruction, address: u64) -> bool {

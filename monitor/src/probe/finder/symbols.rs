@@ -10,7 +10,7 @@ use super::{
     target::{Abi, Found, Passed, Place, Role, TlsStack},
 };
 
-use Role::{Close, Peek, Read, SendFile, Write};
+use Role::{Close, Peek, Read, SendFile, Shutdown, Write};
 
 /// A function of a library's public interface.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub const OPENSSL: [Known; 13] = [
     known("SSL_peek", Peek, Abi::RETURNS_LENGTH),
     known("SSL_peek_ex", Peek, Abi::points_to_length(3)),
     known("SSL_sendfile", SendFile, Abi { buffer: None, length: Some(Place::Argument(3)), ..Abi::RETURNS_LENGTH }),
-    known("SSL_shutdown", Close, Abi::OBJECT),
+    known("SSL_shutdown", Shutdown, Abi::OBJECT),
     known("SSL_clear", Close, Abi::OBJECT),
     known("SSL_free", Close, Abi::OBJECT),
 ];
@@ -58,7 +58,7 @@ const GNUTLS: [Known; 9] = [
     known("gnutls_record_recv", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_seq", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_packet", Read, PACKET),
-    known("gnutls_bye", Close, Abi::OBJECT),
+    known("gnutls_bye", Shutdown, Abi::OBJECT),
     known("gnutls_deinit", Close, Abi::OBJECT),
 ];
 

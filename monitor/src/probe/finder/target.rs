@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::code::EntryPoint;
 
@@ -63,6 +63,8 @@ pub enum Role {
     Peek,
     /// Sends a file: its bytes are not in any buffer of the process.
     SendFile,
+    /// Says that no more will be written.
+    Shutdown,
     /// Ends a connection.
     Close,
 }
@@ -73,7 +75,7 @@ impl Role {
         match self {
             Self::Write => Some(Direction::Sent),
             Self::Read => Some(Direction::Received),
-            Self::Peek | Self::SendFile | Self::Close => None,
+            Self::Peek | Self::SendFile | Self::Shutdown | Self::Close => None,
         }
     }
 }
@@ -227,10 +229,8 @@ pub struct Target {
     pub function: String,
     pub role: Role,
     /// Of its first instruction, in the file's own address space.
-    #[serde(serialize_with = "hexadecimal")]
     pub address: u64,
     /// Of its first instruction in the file, which is what a probe takes.
-    #[serde(serialize_with = "hexadecimal")]
     pub offset: u64,
     /// Where a probe of the entry costs least.
     pub entry: EntryPoint,
@@ -246,10 +246,6 @@ pub struct Target {
 pub struct Shared {
     pub target: Target,
     pub instead_of: Vec<String>,
-}
-
-pub(super) fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:#x}"))
 }
 
 /// What is known of one TLS stack in a file.

@@ -12,6 +12,12 @@ __attribute__((noinline, noclone)) int EVP_AEAD_CTX_seal(void *context, char *ou
   *out_size = in_size;
   return 1;
 }
+__attribute__((noinline, noclone)) int EVP_AEAD_CTX_seal_scatter(void *context, char *out, char *tag, size *tag_size, size limit, const char *nonce, size nonce_size, const char *in, size in_size) {
+  if (in == out) { REPORT(115, 219); return 0; }
+  for (size i = 0; i < in_size; i++) out[i] = in[i] ^ nonce[i % nonce_size] ^ limit;
+  *tag_size = tag[0];
+  return 1;
+}
 __attribute__((noinline, noclone)) int EVP_AEAD_CTX_open(void *context, char *out, size *out_size, size limit, const char *nonce, size nonce_size, const char *in, size in_size, const char *ad, size ad_size) {
   if (in == out) { REPORT(115, 244); return 0; }
   if (in_size < 16) { REPORT(101, 261); return 0; }
@@ -28,5 +34,5 @@ int main(int argc, char **argv) {
   char out[64];
   size done = panic[argc];
   return EVP_AEAD_CTX_seal(argv, out, &done, 64, argv[0], 12, argv[0], argc, argv[0], 5) + EVP_AEAD_CTX_open(argv, out, &done, 64, argv[0], 12, argv[0], argc, argv[0], 5) +
-         EVP_AEAD_CTX_open_gather(argv, out, argv[0], argc);
+         EVP_AEAD_CTX_seal_scatter(argv, out, out, &done, 16, argv[0], 12, argv[0], argc) + EVP_AEAD_CTX_open_gather(argv, out, argv[0], argc);
 }
