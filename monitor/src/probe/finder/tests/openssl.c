@@ -32,9 +32,12 @@ __attribute__((noinline, noclone)) int SSL_read(void *ssl, char *buffer, int siz
   int result = ssl_read_internal(ssl, buffer, size, &got);
   return result > 0 ? (int)got : result;
 }
+// Another one that knows the name.
+__attribute__((noinline, noclone)) void bindings(void) { set_debug("bindings.c", 1, "SSL_write"); }
 int main(int argc, char **argv) {
   char buffer[64];
   unsigned long written;
   sink = version[argc];
+  bindings();
   return SSL_write(argv, argv[0], argc) + SSL_read(argv, buffer, argc) + ssl_write_internal(argv, argv[0], 1, FLAG(argc) &written);
 }
