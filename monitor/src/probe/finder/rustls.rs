@@ -76,18 +76,21 @@ pub fn explain(search: &mut Search<'_, '_>) {
         );
         return;
     }
-    let named = symbols.rustls.is_some() || aws_lc::has_rustls(search.image);
-    if !named || search.has(TlsStack::RustlsAwsLc) {
+    if search.has(TlsStack::RustlsAwsLc) {
         return;
     }
+    let seen = match &symbols.rustls {
+        Some(function) => format!("it has {function}"),
+        None if aws_lc::has_rustls(search.image) => "it names source files of rustls".to_owned(),
+        None => return,
+    };
     let ring = symbols.ring || !structure::addresses_of(search.image, b"/ring-0.").is_empty();
     if ring {
-        search.uncovered(
-            TlsStack::RustlsRing,
-            "its encryption is assembly that sees whole blocks only, so that no exact bytes can be had",
-        );
+        let because =
+            "and ring, whose encryption is assembly that sees whole blocks only: no exact bytes can be had from it";
+        search.uncovered(TlsStack::RustlsRing, format!("{seen}, {because}"));
     } else {
-        search.uncovered(TlsStack::Rustls, "neither AWS-LC nor ring was recognised under it");
+        search.uncovered(TlsStack::Rustls, format!("{seen}, and neither AWS-LC nor ring was recognised under it"));
     }
 }
 

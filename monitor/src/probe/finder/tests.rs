@@ -276,6 +276,21 @@ fn aws_lc_is_recognised_under_rustls_only() {
 }
 
 #[test]
+fn rustls_that_cannot_be_read_is_seen() {
+    let ring = "void ring_core_0_17_14__aes_gcm_seal(void) {}
+        void _RNvMs_NtCs7Xy2_6rustls4connNtB4_6Reader4read(void) {}
+        int main() { return 0; }";
+    let program = build("c", ring, &[]);
+    let because = reason(&program.inspect(), TlsStack::RustlsRing).to_owned();
+    assert!(because.contains("rustls::conn::Reader>::read"), "{because}");
+    assert_eq!(program.strip().inspect().verdicts, []);
+    let other =
+        "const char panic[] = \"/registry/rustls-0.23.46/src/conn.rs\"; int main(int n, char **a) { return panic[n]; }";
+    let because = reason(&build("c", other, &[]).strip().inspect(), TlsStack::Rustls).to_owned();
+    assert!(because.contains("source files of rustls"), "{because}");
+}
+
+#[test]
 fn entries_are_moved_only_where_that_is_sound() {
     let library = build("assembler", ENTRIES, &["-shared", "-nostdlib"]);
     let findings = library.inspect();
