@@ -24,7 +24,7 @@ use divan::{
 use jiff::Timestamp;
 use monitor::{
     pipeline::{Pipeline, Step},
-    price::Catalogue,
+    price::PriceBook,
     wire::{Connection, Direction, Event, ExchangeId, Limits, Sink, StreamOffset, Unreadable},
 };
 
@@ -86,7 +86,7 @@ impl<T: Takes> Wire<T> {
 }
 
 fn pipeline() -> Pipeline {
-    Pipeline::new(Catalogue::embedded(), "https")
+    Pipeline::new(PriceBook::embedded(), "https")
 }
 
 fn connection() -> Connection {

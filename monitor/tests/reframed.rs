@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use monitor::{
     meter::Basis,
     pipeline::{Charge, Pipeline, Step},
-    price::Catalogue,
+    price::PriceBook,
     replay::{Chunks, Line, replay},
     wire::{Connection, Direction, Event, ExchangeId, Limits, Sink, StreamOffset, Unreadable},
 };
@@ -296,7 +296,7 @@ impl Cutter {
 /// What the exchanges come to when the bytes of `hole` are lost.
 fn charges(script: &[(Direction, Vec<u8>)], seed: u64, hole: &(Direction, Range<u64>)) -> BTreeMap<u64, Charge> {
     let at: Timestamp = AT.parse().expect("a time");
-    let (mut pipeline, mut charges) = (Pipeline::new(Catalogue::embedded(), "https"), BTreeMap::new());
+    let (mut pipeline, mut charges) = (Pipeline::new(PriceBook::embedded(), "https"), BTreeMap::new());
     let mut take = |step: Step| match step {
         Step::Finished { exchange, charge } => {
             charges.insert(exchange.0, *charge);

@@ -4,12 +4,12 @@
 use jiff::Timestamp;
 use monitor::{
     pipeline::{Pipeline, Step},
-    price::Catalogue,
+    price::PriceBook,
     wire::{Direction, StreamOffset},
 };
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let mut pipeline = Pipeline::new(Catalogue::embedded(), "https");
+    let mut pipeline = Pipeline::new(PriceBook::embedded(), "https");
     let (mut started, mut finished) = (0, 0);
     let mut count = |step: Step| match step {
         Step::Started { .. } => started += 1,

@@ -8,7 +8,10 @@ use crate::{
     config::ConfigError,
     enforce::CgroupError,
     ledger::LedgerError,
-    probe::LoadError,
+    probe::{
+        LoadError,
+        finder::{ImageError, LearnError},
+    },
     task::InvalidTaskId,
 };
 
@@ -84,6 +87,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if error.is::<AlreadyRunning>() {
         return Some(ALREADY_RUNNING);
+    }
+    if error.is::<ImageError>() || error.is::<LearnError>() {
+        return Some(BAD_INPUT);
     }
     if error.is::<LedgerError>() {
         return Some(NO_LEDGER);

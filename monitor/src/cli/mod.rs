@@ -4,6 +4,7 @@ mod daemon;
 mod exit;
 mod join;
 mod prices;
+mod probe;
 mod replay;
 mod report;
 mod run;
@@ -38,6 +39,7 @@ enum Command {
     Replay(replay::Args),
     #[command(subcommand)]
     Prices(prices::Verb),
+    Probe(probe::Args),
     #[command(hide = true)]
     Join(join::Args),
 }
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
+        Command::Probe(args) => probe::run(args),
         Command::Join(args) => join::run(args),
     };
     result.unwrap_or_else(|error| {

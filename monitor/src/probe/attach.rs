@@ -219,6 +219,10 @@ impl Attacher {
             return Ok(plan);
         }
         let mut plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Names)?);
+        if !plan.probes.is_empty() {
+            // Known by name; what lies inside may be cheaper to probe.
+            plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);
+        }
         let is_library = name.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
         if plan.probes.is_empty() && !is_library && metadata.len() >= SEARCHED_FROM {
             plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);

@@ -65,9 +65,16 @@ impl Plan {
                 Coverage::Absent { .. } => {}
             }
         }
-        for target in findings.targets.iter().filter(|target| plan.stacks.contains(&target.stack)) {
+        // The functions inside cost a tenth of the public ones that hand everything to them.
+        let instead: Vec<&String> = findings.shared.iter().flat_map(|shared| &shared.instead_of).collect();
+        let public = findings.targets.iter().filter(|target| !instead.contains(&&target.function));
+        let shared = findings.shared.iter().map(|shared| &shared.target);
+        let targets: Vec<&Target> = shared.chain(public).filter(|target| plan.stacks.contains(&target.stack)).collect();
+        for target in &targets {
+            let ends = |other: &&&Target| other.stack == target.stack && other.role == Role::Close;
+            let is_last_resort = target.role == Role::Shutdown && targets.iter().find(ends).is_none();
             let before = plan.probes.len();
-            plan.probes.extend(probes(target));
+            plan.probes.extend(probes(target, is_last_resort));
             if plan.probes.len() > before && !plan.functions.contains(&target.function) {
                 plan.functions.push(target.function.clone());
             }
@@ -91,30 +98,33 @@ fn is_readable(stack: TlsStack) -> bool {
     }
 }
 
-/// The return first: an entry without its return would leave the call open.
-fn probes(target: &Target) -> Vec<Probe> {
+/// The return first: an entry without its return would leave the call open. Where nothing else tells that a connection ends, `ends` by a shutdown.
+fn probes(target: &Target, ends: bool) -> Vec<Probe> {
     let entry = match target.role {
         Role::Write => Program::Write,
         Role::Read => Program::Read,
         Role::Close => Program::Close,
-        // A read follows; and what a file is sent from is in no buffer.
-        Role::Peek | Role::SendFile => return Vec::new(),
+        Role::Shutdown if ends => Program::Close,
+        // A read follows; what a file is sent from is in no buffer; and after a shutdown there may be more to read.
+        Role::Peek | Role::SendFile | Role::Shutdown => return Vec::new(),
     };
     let is_go = target.stack == TlsStack::GoCryptoTls;
     let Some(cookie) = cookie(&target.abi, is_go) else { return Vec::new() };
-    let mut probes = Vec::new();
-    if entry != Program::Close {
-        match &target.returns {
-            Returns::Probe { offset } => probes.push(Probe { program: Program::Return, offset: *offset, cookie }),
-            Returns::Sites(sites) => {
-                let site = |offset: &u64| Probe { program: Program::GoReturn, offset: *offset, cookie };
-                probes.extend(sites.iter().map(site));
-            }
-            Returns::None => return Vec::new(),
-        }
+    let entry = |offset: u64| Probe { program: entry, offset, cookie };
+    if entry(0).program == Program::Close {
+        return vec![entry(target.entry.offset)];
     }
-    probes.push(Probe { program: entry, offset: target.entry.offset, cookie });
-    probes
+    match &target.returns {
+        // At the same place: a return probe that is apart from the entry's costs a second breakpoint.
+        Returns::Probe { offset } => {
+            vec![Probe { program: Program::Return, offset: *offset, cookie }, entry(*offset)]
+        }
+        Returns::Sites(sites) => {
+            let site = |offset: &u64| Probe { program: Program::GoReturn, offset: *offset, cookie };
+            sites.iter().map(site).chain([entry(target.entry.offset)]).collect()
+        }
+        Returns::None => Vec::new(),
+    }
 }
 
 /// `None` for a layout that the programs cannot read.

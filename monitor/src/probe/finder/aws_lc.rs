@@ -3,6 +3,8 @@
 //! They report errors with the file `fipsmodule/cipher/aead.c`, a reason and a line. One call is one TLS record; in TLS 1.3 the last byte of its
 //! plaintext is the record's type, and only type 0x17 is application data.
 
+use std::ops::Range;
+
 use super::{
     Search,
     image::Image,
@@ -29,7 +31,7 @@ pub const SEAL: Known = Known {
         passed: Passed::Requested,
     },
 };
-/// `int EVP_AEAD_CTX_open(ctx, out, out_len, max_out_len, nonce, nonce_len, in, in_len, ad, ad_len)`. It may be made of `…_open_gather`.
+/// `int EVP_AEAD_CTX_open(ctx, out, out_len, max_out_len, nonce, nonce_len, in, in_len, ad, ad_len)`.
 pub const OPEN: Known = Known {
     name: "EVP_AEAD_CTX_open",
     role: Role::Read,
@@ -41,17 +43,45 @@ pub const OPEN: Known = Known {
     },
 };
 
+/// `int EVP_AEAD_CTX_seal_scatter(ctx, out, out_tag, out_tag_len, max_out_tag_len, nonce, nonce_len, in, in_len, …)`
+const SEAL_SCATTER: Known = Known {
+    name: "EVP_AEAD_CTX_seal_scatter",
+    role: Role::Write,
+    abi: Abi {
+        object: Place::Argument(0),
+        buffer: Some(Place::Stack(16)),
+        length: Some(Place::Stack(24)),
+        passed: Passed::Requested,
+    },
+};
+/// `int EVP_AEAD_CTX_open_gather(ctx, out, nonce, nonce_len, in, in_len, …)`
+const OPEN_GATHER: Known = Known {
+    name: "EVP_AEAD_CTX_open_gather",
+    role: Role::Read,
+    abi: Abi {
+        object: Place::Argument(0),
+        buffer: Some(Place::Argument(1)),
+        length: Some(Place::Argument(5)),
+        passed: Passed::Requested,
+    },
+};
+/// Which ones are called depends on the version of TLS and the cipher.
+pub const CALLS: [Known; 4] = [SEAL, OPEN, SEAL_SCATTER, OPEN_GATHER];
+
 pub fn search(search: &mut Search<'_, '_>) {
     let image = search.image;
     let strings = structure::strings_ending(image, "fipsmodule/cipher/aead.c");
     if strings.is_empty() || !has_rustls(image) {
         return;
     }
-    match find(&structure::reporters(image, &strings)) {
-        Ok((seal, open)) => {
-            for (known, reporter) in [(SEAL, seal), (OPEN, open)] {
+    let reporters = structure::reporters(image, &strings);
+    match reporters.as_ref().map_err(|because| (*because).to_owned()).and_then(|reporters| find(reporters)) {
+        Ok(found) => {
+            for (known, reporter) in found {
                 let reasons = reporter.reasons(&REASONS);
-                let evidence = format!("only function of cipher/aead.c with the error reasons {reasons:?}");
+                let evidence = format!(
+                    "only function of cipher/aead.c with the error reasons {reasons:?} and its place in the source"
+                );
                 let range = &reporter.range;
                 search.add(TlsStack::RustlsAwsLc, known, range.start, Some(range.end), Found::Structure { evidence });
             }
@@ -60,14 +90,30 @@ pub fn search(search: &mut Search<'_, '_>) {
     }
 }
 
-fn find(reporters: &[Reporter]) -> Result<(&Reporter, &Reporter), String> {
-    let with = |wanted: [u32; 3], name: &str| {
-        structure::only(reporters.iter().filter(|reporter| reporter.reasons(&REASONS) == wanted).collect(), name)
+fn find(reporters: &[Reporter]) -> Result<Vec<(Known, &Reporter)>, String> {
+    let with = |wanted: &[u32]| -> Vec<&Reporter> {
+        reporters.iter().filter(|reporter| reporter.reasons(&REASONS) == wanted).collect()
     };
-    let seal = with([BUFFER_TOO_SMALL, OUTPUT_ALIASES_INPUT, TOO_LARGE], SEAL.name)?;
-    let open = with([BAD_DECRYPT, BUFFER_TOO_SMALL, OUTPUT_ALIASES_INPUT], OPEN.name)?;
-    Ok((seal, open))
+    let seal = structure::only(with(&[BUFFER_TOO_SMALL, OUTPUT_ALIASES_INPUT, TOO_LARGE]), SEAL.name)?;
+    let open = with(&[BAD_DECRYPT, BUFFER_TOO_SMALL, OUTPUT_ALIASES_INPUT]);
+    let open = structure::only(open, OPEN.name)?;
+    let mut found = vec![(SEAL, seal), (OPEN, open)];
+    // In the source, one follows each of them. A linker may have left them out.
+    let line = |reporter: &Reporter, reason| reporter.constants_with(reason, LINES).max();
+    if let (Some(of_seal), Some(of_open)) = (line(seal, TOO_LARGE), line(open, BAD_DECRYPT)) {
+        for (known, lines) in [(SEAL_SCATTER, of_seal + 1..of_open), (OPEN_GATHER, of_open + 1..LINES.end)] {
+            let mut others = with(&[OUTPUT_ALIASES_INPUT]);
+            others.retain(|other| other.constants_with(OUTPUT_ALIASES_INPUT, lines.clone()).next().is_some());
+            if let Ok(other) = structure::only(others, known.name) {
+                found.push((known, other));
+            }
+        }
+    }
+    Ok(found)
 }
+
+/// Line numbers of the file.
+const LINES: Range<u32> = 130..2000;
 
 /// Whether rustls is in the program: its panics name its source files.
 pub fn has_rustls(image: &Image<'_>) -> bool {

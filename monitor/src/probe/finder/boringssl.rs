@@ -3,6 +3,8 @@
 //! Its functions report errors with the file `ssl/ssl_lib.cc`, a reason and a line. `SSL_write` is the one with four certain reasons. `SSL_read`
 //! reports one, a few lines above, and is told apart from `SSL_peek`, of which it is made, by taking the bytes off the buffer.
 
+use std::ops::Range;
+
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::{
@@ -14,10 +16,15 @@ use super::{
 
 /// `SSL_R_*` of `include/openssl/ssl.h`; stable, since they are logged by number.
 const BAD_LENGTH: u32 = 111;
-const SHUTDOWN: u32 = 66;
+const SHOULD_NOT_CALL: u32 = 66;
 const HANDSHAKE_FAILURE: u32 = 215;
 const UNINITIALIZED: u32 = 226;
-const REASONS: [u32; 4] = [BAD_LENGTH, SHUTDOWN, HANDSHAKE_FAILURE, UNINITIALIZED];
+const APPLICATION_DATA_ON_SHUTDOWN: u32 = 291;
+const REASONS: [u32; 5] = [SHOULD_NOT_CALL, BAD_LENGTH, HANDSHAKE_FAILURE, UNINITIALIZED, APPLICATION_DATA_ON_SHUTDOWN];
+const OF_WRITE: [u32; 4] = [SHOULD_NOT_CALL, BAD_LENGTH, HANDSHAKE_FAILURE, UNINITIALIZED];
+const OF_SHUTDOWN: [u32; 2] = [UNINITIALIZED, APPLICATION_DATA_ON_SHUTDOWN];
+/// Line numbers of the file.
+const LINES: Range<u32> = 300..8000;
 /// Lines between the reports of `SSL_read` and `SSL_write` in the source, at most.
 const NEIGHBOURS: u32 = 60;
 
@@ -29,21 +36,16 @@ pub fn search(search: &mut Search<'_, '_>) {
         return;
     }
     let reporters = structure::reporters(image, &strings);
-    match find(&reporters) {
-        Ok((write, read)) => {
-            for (name, role, reporter) in [("SSL_write", Role::Write, write), ("SSL_read", Role::Read, read)] {
+    match reporters.as_ref().map_err(|because| (*because).to_owned()).and_then(|reporters| find(reporters)) {
+        Ok(found) => {
+            for (name, role, abi, reporter) in found {
                 let reasons = reporter.reasons(&REASONS);
                 let evidence = format!(
                     "only function of ssl_lib.cc with the error reasons {reasons:?} and its place in the source"
                 );
-                let known = Known { name, role, abi: Abi::RETURNS_LENGTH };
-                search.add(
-                    TlsStack::BoringSsl,
-                    known,
-                    reporter.range.start,
-                    Some(reporter.range.end),
-                    Found::Structure { evidence },
-                );
+                let Range { start, end } = reporter.range;
+                let known = Known { name, role, abi };
+                search.add(TlsStack::BoringSsl, known, start, Some(end), Found::Structure { evidence });
             }
         }
         // OpenSSL has a file of the same name and other numbers.
@@ -52,16 +54,28 @@ pub fn search(search: &mut Search<'_, '_>) {
     }
 }
 
-fn find(reporters: &[Reporter]) -> Result<(&Reporter, &Reporter), String> {
-    let writes = reporters.iter().filter(|reporter| reporter.reasons(&REASONS).len() == REASONS.len());
+fn find(reporters: &[Reporter]) -> Result<Vec<(&'static str, Role, Abi, &Reporter)>, String> {
+    let writes = reporters.iter().filter(|reporter| reporter.reasons(&REASONS) == OF_WRITE);
     let write = structure::only(writes.collect(), "SSL_write")?;
-    let line = write.lines_of(SHUTDOWN).min().ok_or("SSL_write does not say its line")?;
+    let line = write.constants_with(SHOULD_NOT_CALL, LINES).min().ok_or("SSL_write does not say its line")?;
     let reads = reporters.iter().filter(|reporter| {
-        reporter.reasons(&REASONS) == [SHUTDOWN]
-            && reporter.lines_of(SHUTDOWN).any(|of_read| of_read < line && line - of_read < NEIGHBOURS)
+        reporter.reasons(&REASONS) == [SHOULD_NOT_CALL]
+            && reporter
+                .constants_with(SHOULD_NOT_CALL, LINES)
+                .any(|of_read| of_read < line && line - of_read < NEIGHBOURS)
             && reporter.instructions.iter().any(adds_to_memory)
     });
-    Ok((write, structure::only(reads.collect(), "SSL_read")?))
+    let read = structure::only(reads.collect(), "SSL_read")?;
+    let mut found = vec![
+        ("SSL_write", Role::Write, Abi::RETURNS_LENGTH, write),
+        ("SSL_read", Role::Read, Abi::RETURNS_LENGTH, read),
+    ];
+    // It is good to know when nothing follows, and not needed.
+    let shutdowns = reporters.iter().filter(|reporter| reporter.reasons(&REASONS) == OF_SHUTDOWN);
+    if let Ok(shutdown) = structure::only(shutdowns.collect(), "SSL_shutdown") {
+        found.push(("SSL_shutdown", Role::Shutdown, Abi::OBJECT, shutdown));
+    }
+    Ok(found)
 }
 
 /// The buffer of plaintext is advanced by what was read.

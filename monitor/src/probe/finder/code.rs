@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     image::{Architecture, Image},
-    target::{Abi, hexadecimal},
+    target::{Abi, Place},
 };
 
 /// Functions that are longer than this are not looked through.
@@ -22,13 +22,12 @@ const MAX_FUNCTION: u64 = 64 * 1024;
 /// How far into a function its first cheap instruction is looked for.
 const MAX_PROLOGUE: usize = 16;
 /// Code up to this size is searched for jumps from other places into the beginning of a function.
-const MAX_SEARCHED_FOR_JUMPS: u64 = 32 << 20;
+const MAX_SEARCHED_FOR_JUMPS: u64 = 512 << 20;
 
 /// Where to put a probe of a function's entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EntryPoint {
     /// In the file.
-    #[serde(serialize_with = "hexadecimal")]
     pub offset: u64,
     pub cost: Cost,
     /// The stack pointer is as it was at the first instruction, so a return probe can be here as well.
@@ -65,28 +64,61 @@ pub fn decode_with_constants(bytes: &[u8], address: u64) -> impl Iterator<Item =
     })
 }
 
-/// The cheapest sound place to probe the entry of a function. Its end is not always known.
-pub fn entry_point(image: &Image<'_>, address: u64, end: Option<u64>, abi: &Abi) -> Option<EntryPoint> {
+/// A function whose entry is to be probed. Its end is not always known.
+#[derive(Debug, Clone)]
+pub struct Function {
+    pub address: u64,
+    pub end: Option<u64>,
+    pub abi: Abi,
+}
+
+/// The cheapest sound place to probe the entry of each function; none for one that is not in the file.
+pub fn entry_points(image: &Image<'_>, functions: &[Function]) -> Vec<Option<EntryPoint>> {
+    let cheap: Vec<Result<Cheap, &'static str>> =
+        functions.iter().map(|function| cheap_instruction(image, function)).collect();
+    let skipped: Vec<Range<u64>> = functions
+        .iter()
+        .zip(&cheap)
+        .map(|(function, cheap)| cheap.as_ref().map_or(0..0, |cheap| behind_start(function.address, cheap.within)))
+        .collect();
+    let reached = jumped_into(image, &skipped);
+    functions
+        .iter()
+        .zip(cheap.into_iter().zip(reached))
+        .map(|(function, (cheap, reached))| {
+            let cheap = match cheap {
+                Ok(_) if reached => Err("another place in the program may jump past it"),
+                cheap => cheap,
+            };
+            described(image, function.address, &cheap)
+        })
+        .collect()
+}
+
+fn described(image: &Image<'_>, address: u64, cheap: &Result<Cheap, &'static str>) -> Option<EntryPoint> {
     let offset = image.offset_of(address)?;
-    let stay = |cost, because: &str| EntryPoint { offset, cost, stack_untouched: true, because: because.to_owned() };
-    if image.architecture != Architecture::X86_64 {
-        return Some(stay(Cost::Unknown, "its first instruction"));
-    }
-    let Some(bytes) = image.code_from(address) else {
-        return Some(stay(Cost::Unknown, "its first instruction: the code was not read"));
-    };
-    Some(match cheap_instruction(image, bytes, address, end, abi) {
-        Ok(Cheap { within: 0, .. }) => stay(Cost::Emulated, "its first instruction, which the kernel emulates"),
+    Some(match *cheap {
+        Ok(Cheap { within: 0, .. }) => EntryPoint {
+            offset,
+            cost: Cost::Emulated,
+            stack_untouched: true,
+            because: "its first instruction, which the kernel emulates".to_owned(),
+        },
         Ok(Cheap { within, mnemonic, stack_untouched }) => EntryPoint {
             offset: offset.checked_add(within)?,
             cost: Cost::Emulated,
             stack_untouched,
             because: format!(
-                "{mnemonic:?} at +{within}: the first instruction that the kernel emulates, on the way of every call, arguments intact"
-            )
-            .to_lowercase(),
+                "{} at +{within}, which the kernel emulates, which every call passes, and before which no argument changes",
+                format!("{mnemonic:?}").to_lowercase()
+            ),
         },
-        Err(because) => stay(Cost::SingleStepped, because),
+        Err(because) => EntryPoint {
+            offset,
+            cost: if image.architecture == Architecture::X86_64 { Cost::SingleStepped } else { Cost::Unknown },
+            stack_untouched: true,
+            because: format!("its first instruction: {because}"),
+        },
     })
 }
 
@@ -96,53 +128,78 @@ struct Cheap {
     stack_untouched: bool,
 }
 
-fn cheap_instruction(
-    image: &Image<'_>,
-    bytes: &[u8],
-    address: u64,
-    end: Option<u64>,
-    abi: &Abi,
-) -> Result<Cheap, &'static str> {
-    let (registers, needs_stack) = abi.needs();
+/// What a probe behind the first instruction skips.
+fn behind_start(address: u64, within: u64) -> Range<u64> {
+    address.saturating_add(1)..address.saturating_add(within).saturating_add(1)
+}
+
+fn cheap_instruction(image: &Image<'_>, function: &Function) -> Result<Cheap, &'static str> {
+    let Function { address, end, abi } = *function;
+    if image.architecture != Architecture::X86_64 {
+        return Err("what it costs on this architecture is not known");
+    }
+    let bytes = image.code_from(address).ok_or("the code was not read")?;
+    let needed: Vec<Register> = abi.places().filter_map(register_of).collect();
+    let needs_stack = abi.places().any(|place| matches!(place, Place::Stack(_)));
+    let is_go = abi.places().any(|place| matches!(place, Place::GoRegister(_)));
     let mut usage = InstructionInfoFactory::new();
     let mut stack_untouched = true;
+    let mut found: Option<Cheap> = None;
     for instruction in decode(bytes, address).take(MAX_PROLOGUE) {
         if instruction.is_invalid() {
-            return Err("its first instruction: the code cannot be decoded");
+            return Err("the code cannot be decoded");
         }
         let within = instruction.ip().wrapping_sub(address);
         let encoded = usize::try_from(within).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
-        if is_emulated(encoded) {
-            if within > 0 && !only_reached_from_the_start(image, bytes, address, end, instruction.ip()) {
-                return Err("its first instruction: another place may jump past it");
-            }
-            return Ok(Cheap { within, mnemonic: instruction.mnemonic(), stack_untouched });
+        let emulated = is_emulated(encoded);
+        let is_branch = instruction.flow_control() == FlowControl::ConditionalBranch;
+        let cheap = || Cheap { within, mnemonic: instruction.mnemonic(), stack_untouched };
+        if let Some(stack_check) = found {
+            found = Some(if emulated && !is_branch { cheap() } else { stack_check });
+            break;
+        }
+        if emulated {
+            found = Some(cheap());
+            // A Go function first makes sure of its stack, and starts again once that has grown: behind it, each call is seen once.
+            if is_go && is_branch { continue } else { break }
         }
         if instruction.flow_control() != FlowControl::Next {
-            return Err("its first instruction: the function branches before one that the kernel emulates");
+            return Err("the function branches before one that the kernel emulates");
         }
         for used in usage.info(&instruction).used_registers() {
-            let written = matches!(
-                used.access(),
-                OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
-            );
-            if !written {
+            if matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead) {
                 continue;
             }
             let register = used.register().full_register();
-            if ARGUMENTS.iter().take(usize::from(registers)).any(|argument| *argument == register) {
-                return Err("its first instruction: an argument is overwritten before one that the kernel emulates");
+            if needed.contains(&register) {
+                return Err("an argument is overwritten before one that the kernel emulates");
             }
             if register == Register::RSP {
                 stack_untouched = false;
                 if needs_stack {
-                    return Err("its first instruction: the stack moves before one that the kernel emulates");
+                    return Err("the stack moves before one that the kernel emulates");
                 }
             }
         }
     }
-    Err("its first instruction: none of the first ones is emulated by the kernel")
+    let found = found.ok_or("none of the first ones is emulated by the kernel")?;
+    if found.within > 0 && loops_into(bytes, address, end, &behind_start(address, found.within)) {
+        return Err("the function itself may jump past it, or where it ends is not known");
+    }
+    Ok(found)
 }
+
+fn register_of(place: Place) -> Option<Register> {
+    let (registers, index): (&[Register], u8) = match place {
+        Place::Argument(index) => (&ARGUMENTS, index),
+        Place::GoRegister(index) => (&GO_REGISTERS, index),
+        Place::Stack(_) => return None,
+    };
+    registers.get(usize::from(index)).copied()
+}
+
+/// Integer arguments of Go's register convention.
+const GO_REGISTERS: [Register; 4] = [Register::RAX, Register::RBX, Register::RCX, Register::RDI];
 
 /// Integer arguments of the System V convention.
 const ARGUMENTS: [Register; 6] =
@@ -152,39 +209,53 @@ const ARGUMENTS: [Register; 6] =
 /// `branch_setup_xol_ops` and `push_setup_xol_ops`): pushes of a register, relative jumps and calls, and the one-byte `nop`; none with
 /// prefixes other than the one that reaches registers 8 to 15.
 fn is_emulated(bytes: &[u8]) -> bool {
-    match bytes {
-        [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] => true,
-        [0x41, 0x50..=0x57, ..] => true,
-        [0x0f, 0x80..=0x8f, ..] => true,
-        _ => false,
-    }
+    matches!(
+        bytes,
+        [0x50..=0x57 | 0x70..=0x7f | 0x90 | 0xe8 | 0xe9 | 0xeb, ..] | [0x41, 0x50..=0x57, ..] | [0x0f, 0x80..=0x8f, ..]
+    )
 }
 
-/// No branch leads behind the function's first instruction and up to `last`: whoever comes there has come from the start.
-fn only_reached_from_the_start(image: &Image<'_>, bytes: &[u8], address: u64, end: Option<u64>, last: u64) -> bool {
-    let inside = address.saturating_add(1)..last.saturating_add(1);
-    let Some(size) = end.and_then(|end| end.checked_sub(address)).filter(|size| *size <= MAX_FUNCTION) else {
-        return false;
-    };
-    let Some(body) = usize::try_from(size).ok().and_then(|size| bytes.get(..size)) else { return false };
-    for instruction in decode(body, address) {
+/// Whether a branch of the function leads into what a probe would skip.
+fn loops_into(bytes: &[u8], address: u64, end: Option<u64>, skipped: &Range<u64>) -> bool {
+    let size = end.and_then(|end| end.checked_sub(address)).filter(|size| *size <= MAX_FUNCTION);
+    let Some(body) = size.and_then(|size| bytes.get(..usize::try_from(size).ok()?)) else { return true };
+    decode(body, address).any(|instruction| {
         let is_branch =
             matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64);
-        if instruction.is_invalid() || is_branch && inside.contains(&instruction.near_branch_target()) {
-            return false;
+        instruction.is_invalid() || is_branch && skipped.contains(&instruction.near_branch_target())
+    })
+}
+
+/// For each range whether some far jump or call leads into it: cold parts of a function lie elsewhere. Whatever reads as one counts.
+fn jumped_into(image: &Image<'_>, ranges: &[Range<u64>]) -> Vec<bool> {
+    let mut reached = vec![false; ranges.len()];
+    let bounds = ranges.iter().filter(|range| !range.is_empty());
+    let (Some(low), Some(high)) = (bounds.clone().map(|range| range.start).min(), bounds.map(|range| range.end).max())
+    else {
+        return reached;
+    };
+    let total: u64 = image.code().iter().map(|region| region.bytes.len() as u64).sum();
+    if total > MAX_SEARCHED_FOR_JUMPS {
+        return vec![true; ranges.len()];
+    }
+    for region in image.code() {
+        for at in memchr::memchr3_iter(0xe8, 0xe9, 0x0f, region.bytes) {
+            let distance_at = match region.bytes.get(at..at + 2) {
+                Some([0x0f, 0x80..=0x8f]) => at + 2,
+                Some([0xe8 | 0xe9, _]) => at + 1,
+                _ => continue,
+            };
+            let Some([d0, d1, d2, d3]) = region.bytes.get(distance_at..distance_at + 4) else { continue };
+            let distance = i64::from(i32::from_le_bytes([*d0, *d1, *d2, *d3]));
+            let target = region.address.wrapping_add(distance_at as u64 + 4).wrapping_add_signed(distance);
+            if (low..high).contains(&target) {
+                for (reached, range) in reached.iter_mut().zip(ranges) {
+                    *reached |= range.contains(&target);
+                }
+            }
         }
     }
-    // Cold parts of a function lie elsewhere. Whatever reads as a 32-bit distance to there is taken for a jump.
-    let total: u64 = image.code().iter().map(|region| region.bytes.len() as u64).sum();
-    total <= MAX_SEARCHED_FOR_JUMPS
-        && !image.code().iter().any(|region| {
-            let next = region.address.wrapping_add(4);
-            region.bytes.windows(4).zip(0_u64..).any(|(distance, at)| {
-                let distance = i32::from_le_bytes(distance.try_into().unwrap_or_default());
-                let target = next.wrapping_add(at).wrapping_add_signed(i64::from(distance));
-                inside.contains(&target)
-            })
-        })
+    reached
 }
 
 /// Addresses of the return instructions in a function.

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -13,6 +12,8 @@ use super::{
 };
 
 const DIRECTORY: &str = "usr/lib/debug";
+/// A larger file is summed up to here only, and will not match.
+const MAX_SUMMED: u64 = 4 << 30;
 
 /// A debug file of the image, verified to belong to it.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 
 /// It belongs to the image if both have the same build id; where there is none, if its checksum is the one that the image names.
 fn verified(path: &Path, build_id: Option<&[u8]>, checksum: Option<u32>) -> Option<DebugFile> {
-    let mut file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
+    let mut file = super::open(path).ok()?;
     let contents = image::read(&mut file, Depth::Names).ok()?;
     let debug = Image::parse(&contents).ok()?;
     let belongs = match (build_id, debug.build_id) {
@@ -61,7 +62,7 @@ fn verified(path: &Path, build_id: Option<&[u8]>, checksum: Option<u32>) -> Opti
 
 fn checksum_of(path: &Path) -> Option<u32> {
     use std::io::Read as _;
-    let mut file = File::open(path).ok()?;
+    let mut file = super::open(path).ok()?.take(MAX_SUMMED);
     let mut checksum = flate2::Crc::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

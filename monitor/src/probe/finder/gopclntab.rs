@@ -5,10 +5,10 @@
 use std::ops::Range;
 
 use super::{
-    Search, code,
+    Candidate, Search, code,
     image::{Architecture, Image, Region},
     symbols::Known,
-    target::{Abi, Found, Passed, Place, Returns, Role, TlsStack},
+    target::{Abi, Found, Passed, Place, Role, TlsStack},
 };
 
 const GO_1_16: u32 = 0xffff_fffa;
@@ -17,10 +17,14 @@ const GO_1_20: u32 = 0xffff_fff1;
 
 /// Functions in a table at most: no program comes near.
 const MAX_FUNCTIONS: u64 = 4 << 20;
+/// Methods of all copies of `crypto/tls`.
+const MAX_METHODS: usize = 16;
 /// Bytes of a function's name at most.
 const MAX_NAME: usize = 1024;
 /// Functions whose beginnings are compared with how Go functions begin.
-const SAMPLES: usize = 64;
+const SAMPLES: u64 = 64;
+/// Code that a linker may put before that of Go.
+const MAX_FOREIGN_CODE: usize = 1 << 20;
 
 /// Methods through which plaintext passes; whatever package path stands before, since some programs carry a fork.
 const METHODS: [(&[u8], Role); 3] =
@@ -44,7 +48,7 @@ struct Function<'a> {
 pub fn search(search: &mut Search<'_, '_>) {
     let image = search.image;
     let Some(region) = image.go_table() else { return };
-    let found = Table::parse(image, region).and_then(|table| table.tls_methods(image));
+    let found = Table::parse(image, region).and_then(|table| table.tls_methods());
     match found {
         Ok(methods) if methods.is_empty() => {
             search.absent(TlsStack::GoCryptoTls, "a Go program whose function table has no crypto/tls.(*Conn)");
@@ -56,12 +60,9 @@ pub fn search(search: &mut Search<'_, '_>) {
 
 fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
     let image = search.image;
-    let convention = match (image.architecture, convention(image, function.range.start)) {
-        (_, Some(convention)) => convention,
-        (_, None) => {
-            search.uncovered(TlsStack::GoCryptoTls, "its calling convention could not be told from its code");
-            return;
-        }
+    let Some(convention) = convention(image, function.range.start) else {
+        search.uncovered(TlsStack::GoCryptoTls, "its calling convention could not be told from its code");
+        return;
     };
     let mut abi = match convention {
         Convention::Registers => Abi {
@@ -77,15 +78,15 @@ fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
             passed: Passed::GoResult(Place::Stack(40)),
         },
     };
-    let returns = if role == Role::Close {
+    let sites = if role == Role::Close {
         abi = Abi { buffer: None, length: None, passed: Passed::Nothing, ..abi };
-        Returns::None
+        None
     } else {
         let sites = code::return_sites(image, function.range.clone()).and_then(|sites| {
             sites.into_iter().map(|site| image.offset_of(site).ok_or("it lies outside of the file")).collect()
         });
         match sites {
-            Ok(sites) => Returns::Sites(sites),
+            Ok(sites) => Some(sites),
             Err(because) => {
                 search.uncovered(TlsStack::GoCryptoTls, because);
                 return;
@@ -97,9 +98,15 @@ fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
         Role::Read => "crypto/tls.(*Conn).Read",
         _ => "crypto/tls.(*Conn).Close",
     };
-    let shown = String::from_utf8_lossy(function.name).into_owned();
-    let known = Known { name, role, abi };
-    search.add_as(TlsStack::GoCryptoTls, shown, known, function.range.clone(), returns, Found::GoFunctionTable);
+    search.push(Candidate {
+        stack: TlsStack::GoCryptoTls,
+        name: String::from_utf8_lossy(function.name).into_owned(),
+        known: Known { name, role, abi },
+        address: function.range.start,
+        end: Some(function.range.end),
+        sites,
+        found: Found::GoFunctionTable,
+    });
 }
 
 /// By how the function checks its stack: with registers, the goroutine is in one of them; else it is loaded from thread-local storage.
@@ -162,16 +169,14 @@ impl<'a> Table<'a> {
         let (Some(names), Some(entries)) = (names.and_then(at), entries.and_then(at)) else {
             return Err("its function table is damaged");
         };
-        // Since 1.27 the table does not say where the text begins.
-        let text = match text {
-            0 if word == 4 => image.section(".text").map(|section| section.address).ok_or("it has no .text section")?,
-            text => text,
-        };
         let table = Self { text, functions, word, names, entries };
-        if word == 4 && !table.functions_begin_where_it_says(image) {
-            return Err("where its text begins could not be verified");
-        }
-        Ok(table)
+        // Since 1.27 the table does not say where the text begins.
+        let verified = match text {
+            0 if word == 4 => table.find_text(image),
+            text => table.fits(image, text).then_some(text),
+        };
+        let text = verified.ok_or("where its text begins could not be verified")?;
+        Ok(if word == 4 { Self { text, ..table } } else { table })
     }
 
     fn entry(&self, index: u64) -> Option<(u64, usize)> {
@@ -191,36 +196,64 @@ impl<'a> Table<'a> {
         Some(Function { name, range: start..end })
     }
 
-    /// Go functions begin in a few ways. If the sampled addresses do not, they are not where functions begin.
-    fn functions_begin_where_it_says(&self, image: &Image<'_>) -> bool {
-        let step = usize::try_from(self.functions / SAMPLES as u64).unwrap_or(usize::MAX).max(1);
-        let (mut seen, mut alike) = (0_u32, 0_u32);
-        for (start, _) in (0..self.functions).step_by(step).filter_map(|index| self.entry(index)) {
-            seen += 1;
-            let padded = match image.architecture {
-                // Functions are aligned, and the space between is filled with `int3`; or the one before ends with a jump or return.
-                Architecture::X86_64 => {
-                    let before =
-                        start.checked_sub(1).and_then(|before| image.code_from(before)).and_then(|code| code.first());
-                    start % 16 == 0 && before.is_none_or(|byte| [0xcc, 0xc3, 0x90].contains(byte))
-                }
-                Architecture::Aarch64 => start % 4 == 0 && image.code_from(start).is_some(),
-            };
-            alike += u32::from(padded && image.code_from(start).is_some());
-        }
-        seen > 0 && u64::from(alike) * 2 > u64::from(seen)
+    /// The one place for the text at which functions begin where the table says: at the beginning of the section, or behind the C code that
+    /// another linker put there.
+    fn find_text(&self, image: &Image<'_>) -> Option<u64> {
+        let section = image.section(".text")?;
+        let candidates = section.range().step_by(16).take(MAX_FOREIGN_CODE / 16);
+        let mut fitting = candidates.filter(|text| self.fits(image, *text));
+        let text = fitting.next()?;
+        fitting.next().is_none().then_some(text)
     }
 
-    fn tls_methods(&self, _image: &Image<'_>) -> Result<Vec<(Function<'a>, Role)>, &'static str> {
+    /// Whether functions could begin where the table says, with this beginning of the text: aligned, and behind padding, or the end of another
+    /// one. Some may not, since assembly can be anything.
+    fn fits(&self, image: &Image<'_>, text: u64) -> bool {
+        let step = usize::try_from(self.functions / SAMPLES).unwrap_or(usize::MAX).max(1);
+        let (mut seen, mut odd) = (0_u64, 0_u64);
+        let tolerated = self.functions.min(SAMPLES) / 10;
+        for index in (0..self.functions).step_by(step) {
+            let Some((start, _)) = self.entry(index) else { return false };
+            let start = start.wrapping_sub(self.text).wrapping_add(text);
+            seen += 1;
+            odd += u64::from(!could_begin(image, start));
+            if odd > tolerated {
+                return false;
+            }
+        }
+        seen > 0
+    }
+
+    fn tls_methods(&self) -> Result<Vec<(Function<'a>, Role)>, &'static str> {
         let mut found: Vec<(Function<'a>, Role)> = Vec::new();
         for function in (0..self.functions).filter_map(|index| self.function(index)) {
             let Some((_, role)) = METHODS.iter().find(|(method, _)| is_method(function.name, method)) else { continue };
             if found.iter().any(|(other, _)| other.name == function.name) {
                 return Err("its function table names a method twice");
             }
+            if found.len() == MAX_METHODS {
+                return Err("it has more copies of crypto/tls than any program would");
+            }
             found.push((function, *role));
         }
         Ok(found)
+    }
+}
+
+fn could_begin(image: &Image<'_>, start: u64) -> bool {
+    if image.code_from(start).is_none() {
+        return false;
+    }
+    match image.architecture {
+        Architecture::X86_64 => {
+            let before = start.checked_sub(5).and_then(|before| image.code_from(before)).and_then(|code| code.get(..5));
+            // Padding of either linker; or nothing between it and a return, a jump or `ud2`.
+            let ends = before.is_none_or(|before| {
+                matches!(before, [.., 0xcc | 0xc3 | 0x90 | 0x00] | [.., 0xeb, _] | [0xe9, ..] | [.., 0x0f, 0x0b])
+            });
+            start.is_multiple_of(16) && ends
+        }
+        Architecture::Aarch64 => start.is_multiple_of(4),
     }
 }
 

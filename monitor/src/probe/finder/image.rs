@@ -1,8 +1,8 @@
 //! An ELF file as a search sees it: addresses, code, constant data, and where functions begin and end.
 
-use std::{fs::File, io, ops::Range};
+use std::{cell::OnceCell, fs::File, io, ops::Range};
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, ParsedEhFrameHdr, UnwindSection as _};
+use gimli::{BaseAddresses, EhFrame, UnwindSection as _};
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, ReadRef,
     elf::{
@@ -13,7 +13,7 @@ use object::{
 };
 use serde::Serialize;
 
-use super::contents::Contents;
+use super::{contents::Contents, structure};
 
 const HEADER: u64 = 64;
 /// Tables of headers that are larger than this belong to no program.
@@ -91,14 +91,19 @@ pub struct Image<'a> {
     code: Vec<Region<'a>>,
     constants: Vec<Region<'a>>,
     unwind: Option<Unwind<'a>>,
+    /// Found when first asked for.
+    padded_starts: OnceCell<Option<Vec<u64>>>,
 }
 
-/// The table of functions that exception handling needs.
+/// The tables of functions that exception handling needs.
 #[derive(Debug)]
 struct Unwind<'a> {
-    header: ParsedEhFrameHdr<gimli::EndianSlice<'a, gimli::LittleEndian>>,
+    /// Rows of two numbers, both relative to `base`: where a function begins, and where its entry in `frames` is.
+    rows: &'a [u8],
+    base: u64,
     frames: EhFrame<gimli::EndianSlice<'a, gimli::LittleEndian>>,
     bases: BaseAddresses,
+    frames_address: u64,
 }
 
 /// Reads what a search of this depth needs.
@@ -107,7 +112,7 @@ struct Unwind<'a> {
 /// When the file cannot be read or is no ELF file.
 pub fn read(file: &mut File, depth: Depth) -> Result<Contents, ImageError> {
     let not_elf = |error: object::Error| ImageError::NotElf(error.to_string());
-    let start = Contents::read(file, [0..HEADER])?;
+    let start = Contents::read(file, std::iter::once(0..HEADER))?;
     let header = FileHeader64::<LittleEndian>::parse(&start).map_err(not_elf)?;
     let endian = header.endian().map_err(not_elf)?;
     let table = |offset: u64, count: u16, size: u16| {
@@ -210,19 +215,38 @@ impl<'a> Image<'a> {
             }
         }
         let build_id = elf.build_id().ok().flatten();
-        let mut image = Self { architecture, build_id, elf, segments, code, constants, unwind: None };
+        let mut image = Self {
+            architecture,
+            build_id,
+            elf,
+            segments,
+            code,
+            constants,
+            unwind: None,
+            padded_starts: OnceCell::new(),
+        };
         image.unwind = image.parse_unwind();
         Ok(image)
     }
 
+    /// `.eh_frame_hdr` in the one encoding that linkers write. (gimli's own search of the table does not bear hostile numbers.)
     fn parse_unwind(&self) -> Option<Unwind<'a>> {
+        const VERSION: u8 = 1;
+        const RELATIVE_TO_PLACE: u8 = 0x1b;
+        const UNSIGNED: u8 = 0x03;
+        const RELATIVE_TO_TABLE: u8 = 0x3b;
         let header = self.section(".eh_frame_hdr")?;
         let frames = self.section(".eh_frame")?;
+        let [VERSION, RELATIVE_TO_PLACE, UNSIGNED, RELATIVE_TO_TABLE, ..] = header.bytes else { return None };
+        let count = u32::from_le_bytes(*header.bytes.get(8..)?.first_chunk()?);
+        let rows = header.bytes.get(12..)?;
+        let rows = rows.get(..usize::try_from(count).ok()?.checked_mul(8)?)?;
         let text = self.section(".text").map_or(0, |text| text.address);
         let bases =
             BaseAddresses::default().set_eh_frame_hdr(header.address).set_eh_frame(frames.address).set_text(text);
-        let header = EhFrameHdr::new(header.bytes, gimli::LittleEndian).parse(&bases, 8).ok()?;
-        Some(Unwind { header, frames: EhFrame::new(frames.bytes, gimli::LittleEndian), bases })
+        let frames_address = frames.address;
+        let frames = EhFrame::new(frames.bytes, gimli::LittleEndian);
+        Some(Unwind { rows, base: header.address, frames, bases, frames_address })
     }
 
     pub fn section(&self, name: &str) -> Option<Region<'a>> {
@@ -282,15 +306,23 @@ impl<'a> Image<'a> {
 
     /// The function around this address, by the table for exception handling.
     pub fn unwound_function(&self, address: u64) -> Option<Range<u64>> {
-        let Unwind { header, frames, bases } = self.unwind.as_ref()?;
-        let fde = header.table()?.fde_for_address(frames, bases, address, EhFrame::cie_from_offset).ok()?;
+        let Unwind { rows, base, frames, bases, frames_address } = self.unwind.as_ref()?;
+        let number = |row: &[u8], at: usize| -> Option<u64> {
+            let relative = i32::from_le_bytes(*row.get(at..)?.first_chunk()?);
+            base.checked_add_signed(i64::from(relative))
+        };
+        let (rows, _) = rows.as_chunks::<8>();
+        let after = rows.partition_point(|row| number(row, 0).is_some_and(|start| start <= address));
+        let entry = number(rows.get(after.checked_sub(1)?)?, 4)?;
+        let within = usize::try_from(entry.checked_sub(*frames_address)?).ok()?;
+        let fde = frames.fde_from_offset(bases, within.into(), EhFrame::cie_from_offset).ok()?;
         let range = fde.initial_address()..fde.initial_address().checked_add(fde.len())?;
         range.contains(&address).then_some(range)
     }
 
-    /// Whether exception handling knows functions at all.
-    pub fn has_unwind_table(&self) -> bool {
-        self.unwind.is_some()
+    /// Where functions that are called begin, by the padding before them.
+    pub fn padded_starts(&self) -> Option<&[u64]> {
+        self.padded_starts.get_or_init(|| structure::padded_starts(&self.code)).as_deref()
     }
 
     /// The name of a symbol without its version (`SSL_read@@OPENSSL_3.0.0`).

@@ -8,13 +8,13 @@ use super::{
     Findings,
     code::decode_with_constants,
     image::{Architecture, Image},
-    signatures::{FunctionSignature, Pattern, Signature},
+    signatures::{self, FunctionSignature, Pattern, Signature},
     structure,
     target::{Role, Target, TlsStack},
 };
 
 /// Lengths of code that are tried, shortest first: the shorter, the more other builds it fits.
-const LENGTHS: [usize; 5] = [64, 96, 160, 256, 512];
+const LENGTHS: [usize; 4] = [96, 160, 256, 512];
 
 /// Why no signature can be derived.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,8 @@ pub enum LearnError {
     NoStack,
     #[error("{0} is found by name wherever it is: a signature would be of no use")]
     NeedsNone(TlsStack),
-    #[error("{function} has no pattern that fits it alone: {reason}")]
-    NotUnique { function: String, reason: String },
+    #[error("there can be no signature of {function}: {reason}")]
+    NoPattern { function: String, reason: String },
 }
 
 /// Derives a signature of each stack in the file that signatures are of use for, and verifies that it finds what it was derived from.
@@ -63,8 +63,13 @@ fn of_stack(image: &Image<'_>, findings: &Findings, stack: TlsStack, version: &s
     let function = targets
         .iter()
         .map(|target| {
+            // A signature says the function's name, from which its arguments follow.
+            if signatures::known(&target.function).map(|known| known.abi) != Ok(target.abi) {
+                let reason = "its arguments are not those that its name stands for".to_owned();
+                return Err(LearnError::NoPattern { function: target.function.clone(), reason });
+            }
             let pattern = unique_pattern(image, target.address)
-                .map_err(|reason| LearnError::NotUnique { function: target.function.clone(), reason })?;
+                .map_err(|reason| LearnError::NoPattern { function: target.function.clone(), reason })?;
             Ok(FunctionSignature { name: target.function.clone(), pattern })
         })
         .collect::<Result<Vec<_>, LearnError>>()?;

@@ -6,6 +6,9 @@
 //! Evidence is asked in the order of its strength: the file's own symbols, its debug file, Go's function table, what code refers to, patterns of
 //! known builds.
 //!
+//! Targets can nest: a call of one inside a call of another, by the same thread, is the same plaintext (`gnutls_record_send` and its `…_send2`,
+//! `EVP_AEAD_CTX_open` and its `…_open_gather`).
+//!
 //! **Invariant:** a stack is covered if functions of both directions were found, each by evidence that fits it alone; else it is *uncovered* with the
 //! reason. There are no guesses. The files are hostile: bounded memory and time, no panic.
 #![forbid(unsafe_code)]
@@ -30,8 +33,8 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    ops::Range,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +44,7 @@ pub use code::{Cost, EntryPoint};
 pub use image::{Architecture, Depth, ImageError};
 pub use learn::LearnError;
 pub use signatures::{DIRECTORY as SIGNATURES_DIRECTORY, Signature, SignatureError, SignatureFile, Signatures};
-pub use target::{Abi, Certainty, Coverage, Found, Passed, Place, Returns, Role, Target, TlsStack, Verdict};
+pub use target::{Abi, Certainty, Coverage, Found, Passed, Place, Returns, Role, Shared, Target, TlsStack, Verdict};
 
 use image::Image;
 use symbols::Known;
@@ -65,6 +68,8 @@ pub struct Findings {
     pub go: Option<String>,
     pub debug_file: Option<PathBuf>,
     pub targets: Vec<Target>,
+    /// What could be probed in place of some targets.
+    pub shared: Vec<Shared>,
     /// One for each stack that there is a word to say about.
     pub verdicts: Vec<Verdict>,
 }
@@ -80,10 +85,15 @@ impl Findings {
 /// # Errors
 /// When it cannot be read or is no ELF file.
 pub fn inspect(path: &Path, signatures: &Signatures, depth: Depth) -> Result<Findings, ImageError> {
-    let contents = image::read(&mut File::open(path)?, depth)?;
+    let contents = image::read(&mut open(path)?, depth)?;
     let image = Image::parse(&contents)?;
     let debug = debug_files::find(&image, path, Path::new("/"));
     search(&image, debug.as_ref(), signatures)
+}
+
+/// Opens a regular file; to open another kind may block, or have an effect.
+fn open(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// Searches a file and derives signatures from what was found in another way.
@@ -91,7 +101,7 @@ pub fn inspect(path: &Path, signatures: &Signatures, depth: Depth) -> Result<Fin
 /// # Errors
 /// When it cannot be read; inside, when nothing can be derived.
 pub fn learn(path: &Path, version: &str) -> Result<Result<SignatureFile, LearnError>, ImageError> {
-    let contents = image::read(&mut File::open(path)?, Depth::Code)?;
+    let contents = image::read(&mut open(path)?, Depth::Code)?;
     let image = Image::parse(&contents)?;
     let debug = debug_files::find(&image, path, Path::new("/"));
     let findings = search(&image, debug.as_ref(), &Signatures::default())?;
@@ -109,6 +119,7 @@ fn search(
         let path = debug.path.display().to_string();
         symbols::search(&mut search, &Image::parse(&debug.contents)?, Some(&path));
     }
+    rustls::search_named(&mut search);
     gopclntab::search(&mut search);
     if image.architecture == Architecture::X86_64 {
         if !search.has(TlsStack::OpenSsl) && !search.has(TlsStack::BoringSsl) {
@@ -118,18 +129,30 @@ fn search(
         aws_lc::search(&mut search);
         signatures::search(&mut search, signatures);
     }
-    rustls::search(&mut search);
+    rustls::explain(&mut search);
     search.look_for_traces();
     let mut findings = search.finish();
     findings.debug_file = debug.map(|debug| debug.path.clone());
     Ok(findings)
 }
 
+/// A function that was found.
+struct Candidate {
+    stack: TlsStack,
+    name: String,
+    known: Known,
+    address: u64,
+    end: Option<u64>,
+    /// Where it returns, if a return probe will not do.
+    sites: Option<Vec<u64>>,
+    found: Found,
+}
+
 /// A search under way.
 struct Search<'s, 'a> {
     image: &'s Image<'a>,
     rustls: rustls::Symbols,
-    targets: Vec<Target>,
+    candidates: Vec<Candidate>,
     uncovered: BTreeMap<TlsStack, String>,
     absent: BTreeMap<TlsStack, String>,
 }
@@ -139,7 +162,7 @@ impl<'s, 'a> Search<'s, 'a> {
         Self {
             image,
             rustls: rustls::Symbols::default(),
-            targets: Vec::new(),
+            candidates: Vec::new(),
             uncovered: BTreeMap::new(),
             absent: BTreeMap::new(),
         }
@@ -147,64 +170,25 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// A function of the C convention was found.
     fn add(&mut self, stack: TlsStack, known: Known, address: u64, end: Option<u64>, found: Found) {
-        let Some(entry) = code::entry_point(self.image, address, end, &known.abi) else { return };
-        let Some(offset) = self.image.offset_of(address) else { return };
-        let returns = match known.abi.passed {
-            Passed::Nothing => Returns::None,
-            // Two probes at one place cost little more than one.
-            _ if entry.stack_untouched => Returns::Probe { offset: entry.offset },
-            _ => Returns::Probe { offset },
-        };
-        self.push(stack, known.name.to_owned(), known, address, entry, returns, found);
+        self.push(Candidate { stack, name: known.name.to_owned(), known, address, end, sites: None, found });
     }
 
-    /// A function was found under a name of its own, and how it returns is known.
-    fn add_as(
-        &mut self,
-        stack: TlsStack,
-        name: String,
-        known: Known,
-        range: Range<u64>,
-        returns: Returns,
-        found: Found,
-    ) {
-        let Some(entry) = code::entry_point(self.image, range.start, Some(range.end), &known.abi) else { return };
-        self.push(stack, name, known, range.start, entry, returns, found);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of a target, in its order")]
-    fn push(
-        &mut self,
-        stack: TlsStack,
-        function: String,
-        known: Known,
-        address: u64,
-        entry: EntryPoint,
-        returns: Returns,
-        found: Found,
-    ) {
-        let Some(offset) = self.image.offset_of(address) else { return };
-        if let Some(same) = self.targets.iter().find(|target| target.stack == stack && target.function == function) {
-            if same.address != address {
-                let because = format!("{function} was found at two places: by {} and by {found}", same.found);
-                self.uncovered.insert(stack, because);
-                self.targets.retain(|target| target.stack != stack || target.function != function);
-            }
+    /// The same function may be found in several ways. Several of the same name are copies if the file names them; if they were recognised, it is
+    /// not known which is right.
+    fn push(&mut self, new: Candidate) {
+        let of_that_name = |other: &Candidate| other.stack == new.stack && other.name == new.name;
+        let others = || self.candidates.iter().filter(|other| of_that_name(other));
+        if others().any(|other| other.address == new.address) {
             return;
         }
-        let certainty = found.certainty();
-        self.targets.push(Target {
-            stack,
-            function,
-            role: known.role,
-            address,
-            offset,
-            entry,
-            returns,
-            abi: known.abi,
-            found,
-            certainty,
-        });
+        let recognised = |candidate: &Candidate| candidate.found.certainty() == Certainty::Recognised;
+        if let Some(other) = others().find(|other| recognised(other) || recognised(&new)) {
+            let because = format!("{} was found at two places: by {} and by {}", new.name, other.found, new.found);
+            self.uncovered.insert(new.stack, because);
+            self.candidates.retain(|other| !of_that_name(other));
+            return;
+        }
+        self.candidates.push(new);
     }
 
     fn uncovered(&mut self, stack: TlsStack, because: impl Into<String>) {
@@ -216,7 +200,15 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     fn has(&self, stack: TlsStack) -> bool {
-        self.targets.iter().any(|target| target.stack == stack)
+        self.candidates.iter().any(|candidate| candidate.stack == stack)
+    }
+
+    /// Whether the file names functions of this stack, under this name or that of its relative with the same functions.
+    fn is_named(&self, stack: TlsStack) -> bool {
+        let family = |stack| if stack == TlsStack::BoringSsl { TlsStack::OpenSsl } else { stack };
+        self.candidates.iter().any(|candidate| {
+            family(candidate.stack) == family(stack) && candidate.found.certainty() == Certainty::Named
+        })
     }
 
     fn look_for_traces(&mut self) {
@@ -235,8 +227,8 @@ impl<'s, 'a> Search<'s, 'a> {
     /// A stack of which one direction is missing is not covered, and nothing of it is probed.
     fn finish(mut self) -> Findings {
         let mut directions: BTreeMap<TlsStack, Vec<Direction>> = BTreeMap::new();
-        for target in &self.targets {
-            directions.entry(target.stack).or_default().extend(target.role.direction());
+        for candidate in &self.candidates {
+            directions.entry(candidate.stack).or_default().extend(candidate.known.role.direction());
         }
         let mut verdicts = Vec::new();
         for (stack, found) in directions {
@@ -252,7 +244,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 (false, false) => "neither functions that write nor such that read were found",
             };
             self.uncovered.entry(stack).or_insert_with(|| missing.to_owned());
-            self.targets.retain(|target| target.stack != stack);
+            self.candidates.retain(|candidate| candidate.stack != stack);
         }
         for (stack, because) in self.uncovered {
             self.absent.remove(&stack);
@@ -263,14 +255,70 @@ impl<'s, 'a> Search<'s, 'a> {
                 .into_iter()
                 .map(|(stack, looked_for)| Verdict { stack, coverage: Coverage::Absent { looked_for } }),
         );
-        self.targets.sort_by_key(|target| (target.stack, target.role, target.address));
+        let shared = shared(self.image, &self.candidates);
         Findings {
+            shared,
             architecture: self.image.architecture,
             build_id: self.image.build_id.map(debug_files::hexadecimal),
             go: gopclntab::version(self.image).map(str::to_owned),
             debug_file: None,
-            targets: self.targets,
+            targets: targets(self.image, self.candidates),
             verdicts,
         }
     }
+}
+
+fn shared(image: &Image<'_>, candidates: &[Candidate]) -> Vec<Shared> {
+    let openssl: Vec<&Candidate> =
+        candidates.iter().filter(|candidate| candidate.stack == TlsStack::OpenSsl && candidate.end.is_some()).collect();
+    let named = |name: &str| {
+        let candidate = openssl.iter().find(|candidate| candidate.name == name)?;
+        Some(candidate.address..candidate.end?)
+    };
+    if image.architecture != Architecture::X86_64 {
+        return Vec::new();
+    }
+    let inside = openssl::shared(image, named).into_iter().filter_map(|(known, range, public)| {
+        let evidence = format!("{} both hand their arguments to it", public.join(" and "));
+        let candidate = Candidate {
+            stack: TlsStack::OpenSsl,
+            name: known.name.to_owned(),
+            known,
+            address: range.start,
+            end: Some(range.end),
+            sites: None,
+            found: Found::Structure { evidence },
+        };
+        let target = targets(image, vec![candidate]).pop()?;
+        Some(Shared { target, instead_of: public.map(str::to_owned).into() })
+    });
+    inside.collect()
+}
+
+fn targets(image: &Image<'_>, candidates: Vec<Candidate>) -> Vec<Target> {
+    let functions: Vec<code::Function> = candidates
+        .iter()
+        .map(|candidate| code::Function { address: candidate.address, end: candidate.end, abi: candidate.known.abi })
+        .collect();
+    let entries = code::entry_points(image, &functions);
+    let mut targets: Vec<Target> = candidates
+        .into_iter()
+        .zip(entries)
+        .filter_map(|(candidate, entry)| {
+            let Candidate { stack, name, known, address, sites, found, .. } = candidate;
+            let (entry, offset) = (entry?, image.offset_of(address)?);
+            let returns = match (known.abi.passed, sites) {
+                (_, Some(sites)) => Returns::Sites(sites),
+                (Passed::Nothing, None) => Returns::None,
+                // Two probes at one place cost little more than one.
+                (_, None) if entry.stack_untouched => Returns::Probe { offset: entry.offset },
+                (_, None) => Returns::Probe { offset },
+            };
+            let certainty = found.certainty();
+            let (role, abi) = (known.role, known.abi);
+            Some(Target { stack, function: name, role, address, offset, entry, returns, abi, found, certainty })
+        })
+        .collect();
+    targets.sort_by_key(|target| (target.stack, target.role, target.address));
+    targets
 }

@@ -21,8 +21,8 @@ pub struct Symbols {
     /// A function of the crate itself.
     rustls: Option<String>,
     ring: bool,
-    seal: BTreeSet<(u64, u64)>,
-    open: BTreeSet<(u64, u64)>,
+    /// Addresses and sizes of AWS-LC's calls, in their order.
+    calls: [BTreeSet<(u64, u64)>; 4],
 }
 
 pub fn look_at_symbol<'a>(
@@ -36,59 +36,67 @@ pub fn look_at_symbol<'a>(
     if let Some(plain) =
         name.strip_prefix("aws_lc_").and_then(|name| name.find("EVP_AEAD_CTX_").and_then(|at| name.get(at..)))
     {
-        if plain == aws_lc::SEAL.name {
-            symbols.seal.insert(place());
-        } else if plain == aws_lc::OPEN.name {
-            symbols.open.insert(place());
+        if let Some(places) =
+            aws_lc::CALLS.iter().position(|call| call.name == plain).and_then(|at| symbols.calls.get_mut(at))
+        {
+            places.insert(place());
         }
     } else if name.starts_with("ring_core_") {
         symbols.ring = true;
-    } else if symbols.rustls.is_none() && names_crate(name, "rustls") {
+    } else if symbols.rustls.is_none() && names_rustls(name) {
         symbols.rustls = rustc_demangle::try_demangle(name).ok().map(|name| format!("{name:#}"));
     }
 }
 
-/// Whether a mangled name, legacy (`_ZN6rustls…`) or v0 (`_RNvNtCs1234_6rustls…`), has this crate or module in its path.
-fn names_crate(name: &str, of: &str) -> bool {
-    (name.starts_with("_ZN") || name.starts_with("_R")) && name.contains(&format!("{}{of}", of.len()))
+/// Whether a mangled name, legacy (`_ZN6rustls…`) or v0 (`_RNvNtCs1234_6rustls…`), has the crate in its path.
+fn names_rustls(name: &str) -> bool {
+    (name.starts_with("_ZN") || name.starts_with("_R")) && name.contains("6rustls")
 }
 
-/// To be asked after the symbols and the code.
-pub fn search(search: &mut Search<'_, '_>) {
-    let symbols = std::mem::take(&mut search.rustls);
-    let one = |places: &BTreeSet<(u64, u64)>| (places.len() == 1).then(|| places.first().copied()).flatten();
-    if let (Some(seal), Some(open)) = (one(&symbols.seal), one(&symbols.open)) {
-        for (known, (address, size)) in [(aws_lc::SEAL, seal), (aws_lc::OPEN, open)] {
-            let end = (size > 0).then(|| address.checked_add(size)).flatten();
-            search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
-        }
+/// AWS-LC's calls, if symbols named them.
+pub fn search_named(search: &mut Search<'_, '_>) {
+    if search.rustls.calls.iter().any(|places| places.len() > 1) {
         return;
     }
-    if symbols.seal.len() > 1 || symbols.open.len() > 1 {
+    let named: Vec<_> = aws_lc::CALLS.into_iter().zip(&search.rustls.calls).collect();
+    let named: Vec<_> = named.into_iter().filter_map(|(known, places)| Some((known, *places.first()?))).collect();
+    for (known, (address, size)) in named {
+        let end = (size > 0).then(|| address.checked_add(size)).flatten();
+        search.add(TlsStack::RustlsAwsLc, known, address, end, Found::StaticSymbol);
+    }
+}
+
+/// Why rustls is not covered, if it is there and is not. To be asked after all others.
+pub fn explain(search: &mut Search<'_, '_>) {
+    let symbols = std::mem::take(&mut search.rustls);
+    if symbols.calls.iter().any(|places| places.len() > 1) {
         search.uncovered(
             TlsStack::RustlsAwsLc,
             "it has several copies of AWS-LC, and which one rustls uses is not known",
         );
         return;
     }
-    let named = symbols.rustls.is_some() || aws_lc::has_rustls(search.image);
-    if !named || search.has(TlsStack::RustlsAwsLc) {
+    if search.has(TlsStack::RustlsAwsLc) {
         return;
     }
+    let seen = match &symbols.rustls {
+        Some(function) => format!("it has {function}"),
+        None if aws_lc::has_rustls(search.image) => "it names source files of rustls".to_owned(),
+        None => return,
+    };
     let ring = symbols.ring || !structure::addresses_of(search.image, b"/ring-0.").is_empty();
     if ring {
-        search.uncovered(
-            TlsStack::RustlsRing,
-            "its encryption is assembly that sees whole blocks only, so that no exact bytes can be had",
-        );
+        let because =
+            "and ring, whose encryption is assembly that sees whole blocks only: no exact bytes can be had from it";
+        search.uncovered(TlsStack::RustlsRing, format!("{seen}, {because}"));
     } else {
-        search.uncovered(TlsStack::Rustls, "neither AWS-LC nor ring was recognised under it");
+        search.uncovered(TlsStack::Rustls, format!("{seen}, and neither AWS-LC nor ring was recognised under it"));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::names_crate;
+    use super::names_rustls;
 
     #[test]
     fn both_manglings_name_the_crate() {
@@ -96,10 +104,10 @@ mod tests {
             "_ZN6rustls4conn25ConnectionCommon$LT$T$GT$6writer17h0123456789abcdefE",
             "_RNvMs_NtCs7Xy2_6rustls4connNtB4_6Reader4read",
         ] {
-            assert!(names_crate(name, "rustls"), "{name}");
+            assert!(names_rustls(name), "{name}");
         }
         for name in ["_ZN12rustls_ffi3foo17h0123456789abcdefE", "my_6rustls", "_ZN12tokio_rustls3fooE"] {
-            assert!(!names_crate(name, "rustls"), "{name}");
+            assert!(!names_rustls(name), "{name}");
         }
     }
 }

@@ -11,16 +11,19 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Search,
+    Search, aws_lc,
     image::{Architecture, Image},
-    structure,
+    openssl, structure,
     symbols::{Known, OPENSSL},
     target::{Found, Role, TlsStack},
 };
 
 /// Where an administrator puts further signatures.
 pub const DIRECTORY: &str = "/etc/tollgate/signatures.d";
-const EMBEDDED: [(&str, &str); 1] = [("boringssl-bun.toml", include_str!("../../../signatures/boringssl-bun.toml"))];
+const EMBEDDED: [(&str, &str); 2] = [
+    ("boringssl-bun.toml", include_str!("../../../signatures/boringssl-bun.toml")),
+    ("codex.toml", include_str!("../../../signatures/codex.toml")),
+];
 /// Patterns must say at least so many bytes.
 const MIN_FIXED: usize = 24;
 const MAX_PATTERN: usize = 4096;
@@ -228,8 +231,8 @@ impl Signature {
 }
 
 /// Functions that a signature can be of.
-fn known(name: &str) -> Result<Known, String> {
-    let functions = OPENSSL.iter().chain([&super::aws_lc::SEAL, &super::aws_lc::OPEN]);
+pub(super) fn known(name: &str) -> Result<Known, String> {
+    let functions = OPENSSL.iter().chain(&openssl::INTERNAL).chain(&aws_lc::CALLS);
     functions
         .copied()
         .find(|known| known.name == name)
@@ -242,6 +245,10 @@ pub fn search(search: &mut Search<'_, '_>, signatures: &Signatures) {
         return;
     }
     for signature in &signatures.0 {
+        // What is named needs no recognising.
+        if search.is_named(signature.stack) {
+            continue;
+        }
         let Ok(functions) = signature.find(image) else { continue };
         for (known, address) in functions {
             let end = structure::function_around(image, address).map(|range| range.end);
@@ -278,7 +285,9 @@ mod tests {
     fn a_bad_file_is_said_and_the_others_are_used() {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join("bad.toml"), "[[signature]]\nname = 1").expect("written");
-        fs::write(directory.path().join("good.toml"), EMBEDDED[0].1).expect("written");
+        for (name, text) in EMBEDDED {
+            fs::write(directory.path().join(name), text).expect("written");
+        }
         fs::write(directory.path().join("ignored.txt"), "no signature").expect("written");
         let (signatures, errors) = Signatures::default().with_directory(directory.path());
         assert_eq!(signatures, Signatures::embedded().expect("valid"));

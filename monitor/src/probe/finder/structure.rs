@@ -14,8 +14,14 @@ use super::{
 
 /// Code of a function is looked at up to this length.
 const MAX_FUNCTION: u64 = 64 * 1024;
-/// Places that one search may find: an image that repeats a string more often is made to waste time.
-const MAX_PLACES: usize = 4096;
+/// Copies of a string, references to them, and instructions around those, at most. A file that has more was made to waste time; and where not all can
+/// be looked at, nothing is unique.
+const MAX_STRINGS: usize = 64;
+const MAX_REFERENCES: usize = 4096;
+const MAX_INSTRUCTIONS: usize = 1 << 20;
+/// Calls of functions in a program.
+const MAX_CALLS: usize = 16 << 20;
+const TOO_MANY: &str = "more places than can be looked at refer to its strings";
 /// Instructions before and after a reference that belong to the same report of an error.
 const REPORT: usize = 12;
 
@@ -26,7 +32,7 @@ pub fn addresses_of(image: &Image<'_>, needle: &[u8]) -> Vec<u64> {
         .constants()
         .iter()
         .flat_map(|region| finder.find_iter(region.bytes).filter_map(|at| region.address.checked_add(at as u64)));
-    places.take(MAX_PLACES).collect()
+    places.take(MAX_STRINGS + 1).collect()
 }
 
 /// Addresses of the C strings that end so.
@@ -40,45 +46,60 @@ pub fn strings_ending(image: &Image<'_>, end: &str) -> Vec<u64> {
             region.address.checked_add((at.saturating_sub(1024) + start + 1) as u64)
         })
     });
-    places.take(MAX_PLACES).collect()
+    places.take(MAX_STRINGS + 1).collect()
 }
 
 /// Addresses of instructions that put one of these addresses into a register.
-pub fn references(image: &Image<'_>, addresses: &[u64]) -> Vec<u64> {
-    let mut found: Vec<u64> = image.code().iter().flat_map(|region| references_in(region, addresses)).collect();
+///
+/// # Errors
+/// When there are too many.
+pub fn references(image: &Image<'_>, addresses: &[u64]) -> Result<Vec<u64>, &'static str> {
+    if addresses.len() > MAX_STRINGS {
+        return Err(TOO_MANY);
+    }
+    let places = image.code().iter().flat_map(|region| {
+        let absolute = addresses.iter().filter_map(|address| u32::try_from(*address).ok());
+        relative_references(region, addresses).chain(absolute.flat_map(|address| absolute_references(region, address)))
+    });
+    let mut found: Vec<u64> = places.take(MAX_REFERENCES + 1).collect();
+    if found.len() > MAX_REFERENCES {
+        return Err(TOO_MANY);
+    }
     found.sort_unstable();
     found.dedup();
-    found
+    Ok(found)
 }
 
-fn references_in(region: &Region<'_>, addresses: &[u64]) -> Vec<u64> {
+/// `lea distance(%rip),%r64`: REX.W 8d with that addressing.
+fn relative_references(region: &Region<'_>, addresses: &[u64]) -> impl Iterator<Item = u64> {
     let bytes = region.bytes;
-    let address_at = |at: usize| region.address.wrapping_add(at as u64);
-    let mut found = Vec::new();
-    // lea distance(%rip),%r64: REX.W 8d with that addressing.
-    for opcode in memchr::memchr_iter(0x8d, bytes) {
-        let Some(start) = opcode.checked_sub(1) else { continue };
-        let Some([rex, _, modrm, d0, d1, d2, d3]) = bytes.get(start..start + 7) else { continue };
+    memchr::memchr_iter(0x8d, bytes).filter_map(move |opcode| {
+        let start = opcode.checked_sub(1)?;
+        let [rex, _, modrm, d0, d1, d2, d3] = bytes.get(start..start + 7)? else { return None };
         if !matches!(rex, 0x48 | 0x4c) || modrm & 0xc7 != 0x05 {
-            continue;
+            return None;
         }
         let distance = i64::from(i32::from_le_bytes([*d0, *d1, *d2, *d3]));
-        if addresses.contains(&address_at(start + 7).wrapping_add_signed(distance)) {
-            found.push(address_at(start));
-        }
-    }
-    // mov $address,%r32: code that is not position-independent.
-    for address in addresses.iter().filter_map(|address| u32::try_from(*address).ok()) {
-        for at in memchr::memmem::find_iter(bytes, &address.to_le_bytes()) {
-            let Some(start) = at.checked_sub(1).filter(|start| matches!(bytes.get(*start), Some(0xb8..=0xbf))) else {
-                continue;
-            };
-            let extended = start.checked_sub(1).filter(|before| bytes.get(*before) == Some(&0x41));
-            found.push(address_at(extended.unwrap_or(start)));
-        }
-    }
-    found.truncate(MAX_PLACES);
-    found
+        let at = region.address.wrapping_add(start as u64);
+        addresses.contains(&at.wrapping_add(7).wrapping_add_signed(distance)).then_some(at)
+    })
+}
+
+/// `mov $address,%r32`, in code that is not position-independent.
+fn absolute_references(region: &Region<'_>, address: u32) -> impl Iterator<Item = u64> {
+    let bytes = region.bytes;
+    let finder = memchr::memmem::Finder::new(&address.to_le_bytes()).into_owned();
+    let mut from = 0;
+    let places = std::iter::from_fn(move || {
+        let at = finder.find(bytes.get(from..)?)? + from;
+        from = at + 1;
+        Some(at)
+    });
+    places.filter_map(move |at| {
+        let start = at.checked_sub(1).filter(|start| matches!(bytes.get(*start), Some(0xb8..=0xbf)))?;
+        let extended = start.checked_sub(1).filter(|before| bytes.get(*before) == Some(&0x41));
+        Some(region.address.wrapping_add(extended.unwrap_or(start) as u64))
+    })
 }
 
 /// Where the function around this address begins and ends.
@@ -89,16 +110,32 @@ pub fn function_around(image: &Image<'_>, address: u64) -> Option<Range<u64>> {
 /// Compilers align functions and fill the space between with `int3`. Only a start that something calls counts.
 fn by_padding(image: &Image<'_>, address: u64) -> Option<Range<u64>> {
     let region = image.code().iter().find(|region| region.range().contains(&address))?;
-    let lowest = address.saturating_sub(MAX_FUNCTION / 4).max(region.address + 1);
-    let mut start = address & !15;
-    while start >= lowest {
-        let padded = region.from(start - 1).and_then(|bytes| bytes.first()) == Some(&0xcc);
-        if padded && is_called(image, start) {
-            return following(region, start, address);
+    let starts = image.padded_starts()?;
+    let start = *starts.get(starts.partition_point(|start| *start <= address).checked_sub(1)?)?;
+    let near = region.range().contains(&start) && address - start < MAX_FUNCTION;
+    near.then(|| following(region, start, address)).flatten()
+}
+
+/// Aligned addresses behind `int3` that something calls or jumps to, in order; none if there are more than a program has functions.
+pub fn padded_starts(code: &[Region<'_>]) -> Option<Vec<u64>> {
+    let mut starts = Vec::new();
+    for region in code {
+        for at in memchr::memchr2_iter(0xe8, 0xe9, region.bytes) {
+            let Some([_, d0, d1, d2, d3]) = region.bytes.get(at..at + 5) else { continue };
+            let distance = i64::from(i32::from_le_bytes([*d0, *d1, *d2, *d3]));
+            let target = region.address.wrapping_add(at as u64 + 5).wrapping_add_signed(distance);
+            let padded = || target.checked_sub(1).and_then(|before| region.from(before)?.first()) == Some(&0xcc);
+            if target.is_multiple_of(16) && padded() {
+                starts.push(target);
+            }
         }
-        start = start.checked_sub(16)?;
+        if starts.len() > MAX_CALLS {
+            return None;
+        }
     }
-    None
+    starts.sort_unstable();
+    starts.dedup();
+    Some(starts)
 }
 
 /// The function at or behind `start` that contains the address: functions that fill their space to the last byte follow without padding.
@@ -147,17 +184,6 @@ fn branch_target(instruction: &Instruction) -> Option<u64> {
     direct.then(|| instruction.near_branch_target())
 }
 
-/// Whether some instruction calls this address, or jumps to it.
-pub fn is_called(image: &Image<'_>, address: u64) -> bool {
-    image.code().iter().any(|region| {
-        memchr::memchr2_iter(0xe8, 0xe9, region.bytes).any(|at| {
-            let Some([_, d0, d1, d2, d3]) = region.bytes.get(at..at + 5) else { return false };
-            let distance = i64::from(i32::from_le_bytes([*d0, *d1, *d2, *d3]));
-            region.address.wrapping_add(at as u64 + 5).wrapping_add_signed(distance) == address
-        })
-    })
-}
-
 /// A function, and the constants beside each of its references to a string.
 #[derive(Debug)]
 pub struct Reporter {
@@ -176,15 +202,12 @@ impl Reporter {
         reasons
     }
 
-    /// Constants that look like line numbers, at reports that have this reason.
-    pub fn lines_of(&self, reason: u32) -> impl Iterator<Item = u32> {
+    /// Constants in this range, which line numbers are in, at reports that have this reason.
+    pub fn constants_with(&self, reason: u32, range: Range<u32>) -> impl Iterator<Item = u32> {
         let reports = self.reports.iter().filter(move |report| report.contains(&reason));
-        reports.flatten().copied().filter(|constant| LINES.contains(constant))
+        reports.flatten().copied().filter(move |constant| range.contains(constant))
     }
 }
-
-/// Line numbers of the files in question.
-const LINES: Range<u32> = 300..8000;
 
 /// Whether the instruction calls or jumps to the address.
 pub fn calls(instruction: &Instruction, address: u64) -> bool {
@@ -193,15 +216,22 @@ pub fn calls(instruction: &Instruction, address: u64) -> bool {
 }
 
 /// Functions that refer to one of the strings at these addresses.
-pub fn reporters(image: &Image<'_>, strings: &[u64]) -> Vec<Reporter> {
+///
+/// # Errors
+/// When there are too many.
+pub fn reporters(image: &Image<'_>, strings: &[u64]) -> Result<Vec<Reporter>, &'static str> {
     let mut found: BTreeMap<u64, Reporter> = BTreeMap::new();
-    for reference in references(image, strings) {
+    let mut total = 0;
+    for reference in references(image, strings)? {
         let Some(range) = function_around(image, reference) else { continue };
-        let reporter = found.entry(range.start).or_insert_with(|| Reporter {
-            instructions: instructions(image, &range),
-            range,
-            reports: Vec::new(),
+        let reporter = found.entry(range.start).or_insert_with(|| {
+            let instructions = instructions(image, &range);
+            total += instructions.len();
+            Reporter { instructions, range, reports: Vec::new() }
         });
+        if total > MAX_INSTRUCTIONS {
+            return Err(TOO_MANY);
+        }
         // What is no instruction of the function was data that looked like one.
         let index = reporter.instructions.partition_point(|instruction| instruction.ip() < reference);
         if reporter.instructions.get(index).is_some_and(|instruction| instruction.ip() == reference) {
@@ -209,7 +239,7 @@ pub fn reporters(image: &Image<'_>, strings: &[u64]) -> Vec<Reporter> {
             reporter.reports.push(constants);
         }
     }
-    found.into_values().filter(|reporter| !reporter.reports.is_empty()).collect()
+    Ok(found.into_values().filter(|reporter| !reporter.reports.is_empty()).collect())
 }
 
 pub fn instructions(image: &Image<'_>, range: &Range<u64>) -> Vec<Instruction> {

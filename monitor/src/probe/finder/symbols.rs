@@ -10,7 +10,7 @@ use super::{
     target::{Abi, Found, Passed, Place, Role, TlsStack},
 };
 
-use Role::{Close, Peek, Read, SendFile, Write};
+use Role::{Close, Peek, Read, SendFile, Shutdown, Write};
 
 /// A function of a library's public interface.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub const OPENSSL: [Known; 13] = [
     known("SSL_peek", Peek, Abi::RETURNS_LENGTH),
     known("SSL_peek_ex", Peek, Abi::points_to_length(3)),
     known("SSL_sendfile", SendFile, Abi { buffer: None, length: Some(Place::Argument(3)), ..Abi::RETURNS_LENGTH }),
-    known("SSL_shutdown", Close, Abi::OBJECT),
+    known("SSL_shutdown", Shutdown, Abi::OBJECT),
     known("SSL_clear", Close, Abi::OBJECT),
     known("SSL_free", Close, Abi::OBJECT),
 ];
@@ -58,7 +58,7 @@ const GNUTLS: [Known; 9] = [
     known("gnutls_record_recv", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_seq", Read, Abi::RETURNS_LENGTH),
     known("gnutls_record_recv_packet", Read, PACKET),
-    known("gnutls_bye", Close, Abi::OBJECT),
+    known("gnutls_bye", Shutdown, Abi::OBJECT),
     known("gnutls_deinit", Close, Abi::OBJECT),
 ];
 
@@ -101,15 +101,17 @@ const LIBRARIES: [(TlsStack, &[Known]); 6] = [
     (TlsStack::MbedTls, &MBEDTLS),
 ];
 
+/// Symbols of interest in one file. A program may have several copies of a library, each with the same names.
+const MAX_SYMBOLS: usize = 256;
+
 /// Only BoringSSL and what descends from it has this one.
 const BORINGSSL_ONLY: &str = "SSL_CTX_set_grease_enabled";
 /// The Java virtual machine, whose TLS is Java code.
 const JAVA: &str = "JNI_CreateJavaVM";
 
-/// A symbol of interest: where it is, and its size if it has one.
+/// A symbol of interest: its end if it has a size, and the table it is in.
 #[derive(Debug, Clone)]
 struct Symbol {
-    address: u64,
     end: Option<u64>,
     found: Found,
 }
@@ -120,7 +122,7 @@ pub fn search(search: &mut Search<'_, '_>, image: &Image<'_>, debug_file: Option
         .iter()
         .flat_map(|(stack, functions)| functions.iter().map(|known| (known.name, (*stack, *known))))
         .collect();
-    let mut symbols: BTreeMap<&str, Symbol> = BTreeMap::new();
+    let mut symbols: BTreeMap<(&str, u64), Symbol> = BTreeMap::new();
     let (mut boringssl, mut java) = (false, false);
     let dynamic = image.dynamic_symbols().map(|symbol| (symbol, Found::DynamicSymbol));
     let tables = dynamic.chain(image.static_symbols().map(|symbol| (symbol, Found::StaticSymbol)));
@@ -133,9 +135,11 @@ pub fn search(search: &mut Search<'_, '_>, image: &Image<'_>, debug_file: Option
         let address = symbol.address();
         let end = Some(symbol.size()).filter(|size| *size > 0).and_then(|size| address.checked_add(size));
         let found = debug_file.map_or(found, |path| Found::DebugFile { path: path.to_owned() });
-        symbols.entry(name).or_insert(Symbol { address, end, found });
+        if symbols.len() < MAX_SYMBOLS {
+            symbols.entry((name, address)).or_insert(Symbol { end, found });
+        }
     }
-    for (name, Symbol { address, end, found }) in symbols {
+    for ((name, address), Symbol { end, found }) in symbols {
         let Some(&(stack, known)) = by_name.get(name) else { continue };
         let stack = if stack == TlsStack::OpenSsl && boringssl { TlsStack::BoringSsl } else { stack };
         search.add(stack, known, address, end, found);

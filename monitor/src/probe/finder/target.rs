@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::code::EntryPoint;
 
@@ -63,6 +63,8 @@ pub enum Role {
     Peek,
     /// Sends a file: its bytes are not in any buffer of the process.
     SendFile,
+    /// Says that no more will be written.
+    Shutdown,
     /// Ends a connection.
     Close,
 }
@@ -73,7 +75,7 @@ impl Role {
         match self {
             Self::Write => Some(Direction::Sent),
             Self::Read => Some(Direction::Received),
-            Self::Peek | Self::SendFile | Self::Close => None,
+            Self::Peek | Self::SendFile | Self::Shutdown | Self::Close => None,
         }
     }
 }
@@ -140,17 +142,13 @@ impl Abi {
     /// `f(object)`
     pub const OBJECT: Self = Self { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Nothing };
 
-    /// How many of the C convention's argument registers must still hold their values where a probe reads them, and whether it reads the stack.
-    pub(super) fn needs(&self) -> (u8, bool) {
+    /// What must still hold its value where a probe of the entry reads it.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + use<> {
         let passed = match self.passed {
             Passed::PointedTo(place) => Some(place),
             Passed::Returned | Passed::Requested | Passed::GoResult(_) | Passed::Nothing => None,
         };
-        let places = [Some(self.object), self.buffer, self.length, passed];
-        places.into_iter().flatten().fold((0, false), |(registers, stack), place| match place {
-            Place::Argument(index) => (registers.max(index.saturating_add(1)), stack),
-            Place::Stack(_) | Place::GoRegister(_) => (registers, true),
-        })
+        [Some(self.object), self.buffer, self.length, passed].into_iter().flatten()
     }
 }
 
@@ -231,10 +229,8 @@ pub struct Target {
     pub function: String,
     pub role: Role,
     /// Of its first instruction, in the file's own address space.
-    #[serde(serialize_with = "hexadecimal")]
     pub address: u64,
     /// Of its first instruction in the file, which is what a probe takes.
-    #[serde(serialize_with = "hexadecimal")]
     pub offset: u64,
     /// Where a probe of the entry costs least.
     pub entry: EntryPoint,
@@ -244,8 +240,12 @@ pub struct Target {
     pub certainty: Certainty,
 }
 
-pub(super) fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:#x}"))
+/// A function of the library's inside that several targets hand their arguments to, so that it can be probed in their place: for less, and also
+/// when the library itself calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    pub target: Target,
+    pub instead_of: Vec<String>,
 }
 
 /// What is known of one TLS stack in a file.
