@@ -14,15 +14,14 @@ pub struct History {
     dearest: Money,
     /// See [`History::p99`].
     p99: Money,
-    median: Money,
-    /// Amounts recorded since the quantiles were looked up.
+    /// Amounts recorded since that was looked up.
     unread: u64,
 }
 
 const PICO_PER_NANO: i128 = 1_000;
 /// 1,000,000 USD; larger amounts are counted as this.
 const HIGHEST_NANO_USD: u64 = 1_000_000_000_000_000;
-/// Quantiles are looked up again when a history has grown by this part.
+/// The p99 is looked up again when a history has grown by this part.
 const LOOK_AGAIN: u64 = 64;
 
 impl Default for History {
@@ -32,7 +31,6 @@ impl Default for History {
             costs: costs.unwrap_or_else(|error| unreachable!("two significant digits are allowed: {error}")),
             dearest: Money::ZERO,
             p99: Money::ZERO,
-            median: Money::ZERO,
             unread: 0,
         }
     }
@@ -47,11 +45,10 @@ impl History {
             self.costs.saturating_record(nano);
         }
         self.unread += 1;
-        // A dear call counts at once; that cheap ones bring the quantiles down may wait a little.
+        // A dear call counts at once; that cheap ones bring it down may wait a little.
         if cost > self.p99 || self.unread * LOOK_AGAIN >= self.costs.len() {
             self.unread = 0;
             self.p99 = self.quantile(0.99);
-            self.median = self.quantile(0.5);
         }
     }
 
@@ -68,9 +65,9 @@ impl History {
         self.p99
     }
 
-    /// What half of the calls do not exceed, as recent as [`History::p99`].
-    pub const fn median(&self) -> Money {
-        self.median
+    /// What half of the calls do not exceed.
+    pub fn median(&self) -> Money {
+        self.quantile(0.5)
     }
 
     fn quantile(&self, quantile: f64) -> Money {

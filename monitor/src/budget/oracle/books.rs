@@ -1,11 +1,14 @@
 //! A simple account of everything that happened.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    budget::{Action, Approval, Budget, HoldId, Ladder, MOST_LENT, UNLIMITED, Window},
+    budget::{Action, Approval, Budget, HoldId, MOST_LENT, Rung, UNLIMITED, Window},
     price::Money,
 };
 
@@ -38,15 +41,18 @@ struct Reached {
 
 #[derive(Debug, Clone)]
 struct Account {
-    path: Vec<usize>,
-    caps: BTreeMap<Window, Money>,
-    ladder: Ladder,
+    path: Rc<[usize]>,
+    caps: [Option<Money>; 2],
+    rungs: Rc<[Rung]>,
+    /// Under the number of the hour or day.
+    spent: [BTreeMap<i64, Money>; 2],
     /// Money that was added, under the period that it is for.
-    added: HashMap<(Window, i64), Money>,
+    added: BTreeMap<(Window, i64), Money>,
     approved_until: Option<Timestamp>,
     /// Window and period in which a call did not fit.
     short: Option<(Window, i64)>,
-    reached: HashMap<&'static str, Reached>,
+    /// By hour, by day, and by a call that did not fit.
+    reached: [Reached; 3],
     paced_until: Timestamp,
     credits: u64,
     size: Money,
@@ -62,12 +68,15 @@ pub struct Books {
     accounts: Vec<Account>,
     flights: BTreeMap<HoldId, Flight>,
     by_pid: HashMap<u32, Vec<HoldId>>,
-    /// By account, window and number of the hour or day.
-    spent: HashMap<(usize, Window, i64), Money>,
+    approved: BTreeSet<usize>,
     charges: Vec<(usize, Timestamp, Money)>,
 }
 
 const WINDOWS: [Window; 2] = [Window::Hour, Window::Day];
+
+const fn index(window: Window) -> usize {
+    matches!(window, Window::Day) as usize
+}
 
 /// The number of an hour or a day, in UTC.
 fn number(window: Window, at: Timestamp) -> i64 {
@@ -77,16 +86,16 @@ fn number(window: Window, at: Timestamp) -> i64 {
 impl Books {
     pub fn open(&mut self, parent: Option<usize>, budget: &Budget) {
         let mut path = vec![self.accounts.len()];
-        path.extend(parent.map(|parent| self.accounts[parent].path.clone()).unwrap_or_default());
-        let caps = WINDOWS.into_iter().filter_map(|window| Some((window, budget.limits.money.get(window)?))).collect();
+        path.extend(parent.iter().flat_map(|&parent| self.accounts[parent].path.iter()));
         self.accounts.push(Account {
-            path,
-            caps,
-            ladder: budget.ladder.clone(),
-            added: HashMap::new(),
+            path: path.into(),
+            caps: WINDOWS.map(|window| budget.limits.money.get(window)),
+            rungs: budget.ladder.rungs().into(),
+            spent: Default::default(),
+            added: BTreeMap::new(),
             approved_until: None,
             short: None,
-            reached: HashMap::new(),
+            reached: Default::default(),
             paced_until: Timestamp::MIN,
             credits: 0,
             size: Money::ZERO,
@@ -97,12 +106,12 @@ impl Books {
         });
     }
 
-    pub fn path(&self, account: usize) -> &[usize] {
-        &self.accounts[account].path
+    pub fn path(&self, account: usize) -> Rc<[usize]> {
+        self.accounts[account].path.clone()
     }
 
     fn on_path(&mut self, task: usize, mut change: impl FnMut(&mut Account)) {
-        for account in self.path(task).to_vec() {
+        for &account in &*self.path(task) {
             change(&mut self.accounts[account]);
         }
     }
@@ -113,8 +122,9 @@ impl Books {
 
     pub fn advance(&mut self, now: Timestamp) {
         self.now = now;
-        for account in 0..self.accounts.len() {
-            if self.accounts[account].approved_until.is_some_and(|until| until <= now) {
+        for account in self.approved.clone() {
+            if self.accounts[account].approved_until.is_none_or(|until| until <= now) {
+                self.approved.remove(&account);
                 self.accounts[account].approved_until = None;
                 self.observe_one(account);
             }
@@ -128,7 +138,7 @@ impl Books {
     }
 
     pub fn spent(&self, account: usize, window: Window) -> Money {
-        self.spent.get(&(account, window, self.period(window))).copied().unwrap_or_default()
+        self.accounts[account].spent[index(window)].get(&self.period(window)).copied().unwrap_or_default()
     }
 
     pub fn held(&self, account: usize) -> Money {
@@ -157,7 +167,7 @@ impl Books {
 
     fn cap(&self, account: usize, window: Window) -> Option<Money> {
         let added = self.accounts[account].added.get(&(window, self.period(window))).copied().unwrap_or_default();
-        Some(*self.accounts[account].caps.get(&window)? + added)
+        Some(self.accounts[account].caps[index(window)]? + added)
     }
 
     pub fn has_spent(&self, account: usize, window: Window, percent: u16) -> bool {
@@ -178,21 +188,21 @@ impl Books {
 
     /// Notes which shares are reached now, of every account of a path.
     pub fn observe(&mut self, task: usize) {
-        for account in self.path(task).to_vec() {
+        for &account in &*self.path(task) {
             self.observe_one(account);
         }
     }
 
     fn observe_one(&mut self, account: usize) {
-        let rungs = self.accounts[account].ladder.rungs().to_vec();
+        let rungs = self.accounts[account].rungs.clone();
+        let is_approved = self.is_approved(account);
         let short = self.accounts[account].short.filter(|(window, period)| *period == self.period(*window));
-        for name in ["hour", "day", "short"] {
-            let window = if name == "hour" { Window::Hour } else { Window::Day };
-            let is_approved = self.is_approved(account);
+        for by in 0..3 {
+            let window = if by == 0 { Window::Hour } else { Window::Day };
             let is_reached: Vec<bool> = rungs
                 .iter()
                 .map(|rung| {
-                    let by_share = if name == "short" {
+                    let by_share = if by == 2 {
                         short.is_some() && rung.percent <= 100
                     } else {
                         self.has_spent(account, window, rung.percent)
@@ -201,9 +211,12 @@ impl Books {
                 })
                 .collect();
             // A call that does not fit counts until the window ends in which it did not.
-            let period = if name == "short" { 0 } else { self.period(window) };
+            let period = match short {
+                Some((window, period)) if by == 2 => period * 2 + i64::from(window == Window::Day),
+                _ => self.period(window),
+            };
             let now = self.now;
-            let reached = self.accounts[account].reached.entry(name).or_default();
+            let reached = &mut self.accounts[account].reached[by];
             if reached.period != period || reached.since.is_empty() {
                 *reached = Reached { period, since: vec![None; rungs.len()] };
             }
@@ -216,13 +229,13 @@ impl Books {
     pub fn standing(&self, account: usize) -> Option<Action> {
         let of = &self.accounts[account];
         let short = of.short.filter(|(window, period)| *period == self.period(*window));
-        let in_force = of.reached.iter().flat_map(|(&name, reached)| {
-            let is_present = match name {
-                "hour" => reached.period == self.period(Window::Hour),
-                "day" => reached.period == self.period(Window::Day),
+        let in_force = of.reached.iter().enumerate().flat_map(|(by, reached)| {
+            let is_present = match by {
+                0 => reached.period == self.period(Window::Hour),
+                1 => reached.period == self.period(Window::Day),
                 _ => short.is_some(),
             };
-            let rungs = of.ladder.rungs().iter().zip(&reached.since);
+            let rungs = of.rungs.iter().zip(&reached.since);
             rungs.filter(move |_| is_present).filter_map(|(rung, since)| {
                 let is_over = self.now.duration_since((*since)?) >= rung.grace;
                 is_over.then_some(rung.action)
@@ -240,7 +253,10 @@ impl Books {
                     *of.added.entry((window, number(window, now))).or_default() += money;
                 }
             }
-            Approval::Until(until) => of.approved_until = (until > now).then_some(until),
+            Approval::Until(until) => {
+                of.approved_until = (until > now).then_some(until);
+                self.approved.insert(account);
+            }
         }
         self.observe_one(account);
     }
@@ -248,7 +264,7 @@ impl Books {
     // --- calls
 
     pub fn ask(&mut self, seen: Seen) -> &'static str {
-        let path = self.path(seen.task).to_vec();
+        let path = self.path(seen.task);
         let standings: Vec<Action> = path.iter().filter_map(|&account| self.standing(account)).collect();
         let strongest = standings.iter().max();
         if strongest == Some(&Action::Pause) {
@@ -262,7 +278,7 @@ impl Books {
         }
         let mut wait = None;
         let mut squeezed = None;
-        for &account in &path {
+        for &account in &*path {
             let Some((window, left)) = self.left(account) else { continue };
             let (held, lent) = (self.held(account), self.lent(account));
             if left - held - lent >= seen.size {
@@ -317,7 +333,7 @@ impl Books {
         self.flights.insert(id, Flight { task, amount, running: Money::ZERO, pid, is_cut: false });
         self.by_pid.entry(pid).or_default().push(id);
         let now = self.now;
-        for account in self.path(task).to_vec() {
+        for &account in &*self.path(task) {
             let pace = self.pace(account);
             let account = &mut self.accounts[account];
             account.held += amount;
@@ -371,18 +387,18 @@ impl Books {
         let task = self.flights[&id].task;
         self.release(id);
         self.charges.push((task, at, cost));
-        for account in self.path(task).to_vec() {
+        self.on_path(task, |account| {
             for window in WINDOWS {
-                *self.spent.entry((account, window, number(window, at))).or_default() += cost;
+                *account.spent[index(window)].entry(number(window, at)).or_default() += cost;
             }
-        }
+        });
     }
 
     // --- credits
 
     pub fn lendable(&self, task: usize, size: Option<Money>) -> u64 {
         let mut target = UNLIMITED;
-        for &account in self.path(task) {
+        for &account in &*self.path(task) {
             let Some((_, left)) = self.left(account) else { continue };
             let part = (left - self.held(account)).pico_usd().max(0) / i128::from(self.accounts[account].active);
             let credits = match size.map(Money::pico_usd) {
@@ -443,11 +459,10 @@ impl Books {
     pub fn add_up(&mut self) {
         let today = number(Window::Day, self.now);
         self.charges.retain(|(_, at, _)| number(Window::Day, *at) >= today);
-        self.spent.retain(|(_, window, period), _| *period >= if *window == Window::Day { today } else { today * 24 });
         let mut sums = vec![[Money::ZERO; 4]; self.accounts.len()];
         for (task, at, cost) in &self.charges {
             let is_this_hour = number(Window::Hour, *at) == self.period(Window::Hour);
-            for &account in self.path(*task) {
+            for &account in &*self.accounts[*task].path {
                 sums[account][0] += *cost;
                 sums[account][1] += if is_this_hour { *cost } else { Money::ZERO };
             }
