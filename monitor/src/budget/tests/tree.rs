@@ -51,7 +51,9 @@ fn tasks_share_what_is_left_equally_and_nothing_is_lent_of_less_than_one_each() 
     spend(&mut accounts, tasks[0], 1);
     assert!(tasks.iter().all(|&task| accounts.balance(task) == Balance::TakeBack(1)), "79 are left");
     // Less than a call for each.
-    tasks.iter().for_each(|&task| drop(accounts.take_back(task, 4)));
+    tasks.iter().for_each(|&task| {
+        accounts.take_back(task, 4);
+    });
     (0..12).for_each(|_| drop(spend(&mut accounts, tasks[0], 5)));
     assert!(tasks.iter().all(|&task| accounts.lendable(task) == 0), "19 are left");
     assert_eq!(ask(&mut accounts, tasks[1], 1, 7), Answer::Go);
@@ -70,11 +72,15 @@ fn credits_of_all_tasks_are_paid_for_by_the_account_above() {
     }
     assert_eq!(accounts.calls_in_flight(tenant), 10);
     // Somebody who needs more than is left is told where it is.
-    tasks.iter().for_each(|&task| drop(lend(&mut accounts, task)));
+    tasks.iter().for_each(|&task| {
+        lend(&mut accounts, task);
+    });
     for id in 100..110 {
         accounts.release(HoldId(id));
     }
-    tasks.iter().for_each(|&task| drop(lend(&mut accounts, task)));
+    tasks.iter().for_each(|&task| {
+        lend(&mut accounts, task);
+    });
     assert_eq!(ask_for(&mut accounts, tasks[3], 1, 9, least(90)), Answer::Wait(Wait::Lent(tenant)));
     for task in accounts.borrowers(tenant) {
         accounts.take_back(task, u64::MAX);
