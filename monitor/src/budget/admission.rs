@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{
     accounts::{AccountId, Accounts, sane},
     calendar::Window,
+    history::History,
     hold::{Answer, Ask, Charge, Estimate, Hold, HoldId, HoldPolicy, Wait},
     ladder::{Action, Trigger},
     limits::Count,
@@ -26,7 +27,7 @@ impl Accounts {
             let mut known = self.path(account).filter_map(|(_, node)| node.histories.of(model));
             known.next().or_else(|| self.models.costs(model))
         });
-        let p99 = by_model.map(|history| history.p99()).or_else(|| self.expected_of_any(account));
+        let p99 = by_model.map(History::p99).or_else(|| self.expected_of_any(account));
         let first = || self.node(account).map(|node| node.budget.first_hold).unwrap_or_default();
         p99.map_or_else(first, |p99| p99.max(LEAST))
     }

@@ -164,7 +164,7 @@ impl World {
         self.accounts.tick(self.now);
         self.books.advance(self.now);
         let task = self.tasks[usize::from(step.who) % self.tasks.len()];
-        let pid = u32::try_from(task * 4).expect("a pid") + u32::from(step.amount % 3);
+        let pid = u32::try_from(task * 4).expect("a pid") + u32::from(step.amount % 5 / 3);
         let amount = nano(i128::from(step.amount) % DEAREST + 1);
         let before = self.over(task);
         let (touched, may_pass) = self.act(step, task, pid, amount);
@@ -194,13 +194,11 @@ impl World {
         let is_wild = self.manners == Manners::Wild;
         match (kind, chosen) {
             (0..25, _) => self.ask(task, pid, amount),
-            (25..40, _) => {
-                if self.accounts.credits(account) > 0 {
-                    let id = self.new_id();
-                    self.accounts.credit_taken(id, account, pid);
-                    self.books.credit_taken(id, task, pid, self.accounts.hold(id).expect("a hold"));
-                    self.open.push(Open { id, task });
-                }
+            (25..40, _) if self.accounts.credits(account) > 0 => {
+                let id = self.new_id();
+                self.accounts.credit_taken(id, account, pid);
+                self.books.credit_taken(id, task, pid, self.accounts.hold(id).expect("a hold"));
+                self.open.push(Open { id, task });
             }
             (40..55, _) => self.balance(task),
             (55..57, _) => {
@@ -227,8 +225,7 @@ impl World {
                 let dear = if is_wild && step.amount.is_multiple_of(13) { amount * 3 } else { amount };
                 let cost = if is_wild { dear } else { dear.min(self.books.hold(id)) };
                 // Some are told of a moment later.
-                let at =
-                    self.now.checked_sub(SignedDuration::from_millis(i64::from(step.amount % 50))).expect("a time");
+                let at = self.now.checked_sub(SignedDuration::from_secs(i64::from(step.amount % 50))).expect("a time");
                 let charge = Charge { cost, model: Some(["a", "b"][usize::from(step.amount % 2)]), tokens: 1, at };
                 let is_covered = cost <= self.books.hold(id);
                 assert!(self.accounts.settle(id, &charge));
@@ -483,4 +480,5 @@ fn a_few_tasks_for_long() {
     for answer in ["go", "credits", "in flight", "lent", "paced", "paused", "refuse"] {
         assert!(world.answers.get(answer).is_some_and(|times| *times > 10), "{answer}: {:?}", world.answers);
     }
+    assert!(world.books.squeezed > 10, "{}", world.books.squeezed);
 }

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// What the accounts are asked, with what they think that it costs.
+#[derive(Debug, Clone, Copy)]
 pub struct Seen {
     pub id: HoldId,
     pub task: usize,
@@ -69,6 +70,8 @@ pub struct Books {
     flights: BTreeMap<HoldId, Flight>,
     by_pid: HashMap<u32, Vec<HoldId>>,
     approved: BTreeSet<usize>,
+    /// Requests that were let go although other calls of their process held what they need.
+    pub squeezed: u64,
     charges: Vec<(usize, Timestamp, Money)>,
 }
 
@@ -304,7 +307,9 @@ impl Books {
             return wait;
         }
         if squeezed.is_some() {
-            for id in self.of_process(seen.pid).collect::<Vec<_>>() {
+            let own: Vec<HoldId> = self.of_process(seen.pid).collect();
+            self.squeezed += u64::from(!own.is_empty());
+            for id in own {
                 let flight = &self.flights[&id];
                 let smaller = flight.amount.min(seen.usual).max(flight.running);
                 self.hold_so_much(id, smaller);
