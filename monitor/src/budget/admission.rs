@@ -300,7 +300,7 @@ impl Accounts {
         }
         let exhausted = self.path(account).find_map(|(account, node)| {
             let (window, spent, cap) = node.tightest(&self.calendar)?;
-            let reason = Reason::NextCallDoesNotFit { window, spent, held: node.held, needs: running, cap };
+            let reason = Reason::CallOutgrew { window, spent, held: node.held, running, cap };
             (spent + node.held > cap).then_some((account, reason))
         });
         if let Some((account, reason)) = exhausted {

@@ -17,6 +17,8 @@ pub enum Reason {
     CapReached { window: Window, spent: Money, cap: Money },
     #[error("spent ${spent} and holds ${held} of ${cap}{}: the next call, at least ${needs}, does not fit", of(*.window))]
     NextCallDoesNotFit { window: Window, spent: Money, held: Money, needs: Money, cap: Money },
+    #[error("spent ${spent} and holds ${held} of ${cap}{}: a call that has cost ${running} so far cannot be paid for any longer", of(*.window))]
+    CallOutgrew { window: Window, spent: Money, held: Money, running: Money, cap: Money },
     #[error("{percent} % of the cap is spent: ${spent} of ${cap}{}", of(*.window))]
     ShareReached { window: Window, percent: u16, spent: Money, cap: Money },
     #[error("{used} of {cap} {}", .count.name())]

@@ -73,7 +73,10 @@ fn a_call_is_cut_once_when_it_has_outgrown_the_account() {
     let decisions = accounts.take_decisions();
     assert_eq!(actions(&decisions), ["cut the call"]);
     let Some(Decision::CutCall { hold: HoldId(1), reason, .. }) = decisions.first() else { panic!("{decisions:?}") };
-    assert_eq!(reason.to_string(), "spent $0.08 and holds $0.23 of $0.3: the next call, at least $0.23, does not fit");
+    assert_eq!(
+        reason.to_string(),
+        "spent $0.08 and holds $0.23 of $0.3: a call that has cost $0.23 so far cannot be paid for any longer"
+    );
 }
 
 #[test]
