@@ -136,8 +136,14 @@ impl Accounts {
         let now = self.calendar.now();
         let mut refused = None;
         for (id, node) in self.path(ask.account) {
-            let own = self.own_holds(ask.pid, id).len() as u64;
-            for (count, in_flight) in [(Count::Requests, 0), (Count::ModelCalls, node.in_flight.saturating_sub(own))] {
+            for count in [Count::Requests, Count::ModelCalls] {
+                if node.count_left(count, 0, now).is_none() {
+                    continue;
+                }
+                let in_flight = match count {
+                    Count::ModelCalls => node.in_flight.saturating_sub(self.own_holds(ask.pid, id).len() as u64),
+                    _ => 0,
+                };
                 let left = |pending| node.count_left(count, pending, now).is_none_or(|left| left > 0);
                 if left(in_flight + node.credits) {
                     continue;

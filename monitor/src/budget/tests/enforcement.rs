@@ -1,5 +1,7 @@
 //! The ladder, counts, rules and people.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn hourly(cap: i128, ladder: Ladder) -> (Accounts, AccountId) {
@@ -173,6 +175,51 @@ fn so_many_requests_may_start_and_no_more() {
     let refused = ask(&mut accounts, account, 100, 7);
     assert_eq!(refused, Answer::Refuse(Reason::CountReached { count: Count::Requests, used: 10, cap: 10 }));
     assert_eq!(actions(&accounts.take_decisions()).last(), Some(&"kill"));
+}
+
+proptest! {
+    /// Whatever happens in whichever order, no more requests and model calls start than may, on every account of the path.
+    #[test]
+    fn counts_are_not_passed(limits in prop::array::uniform3((1_u64..30, 1_u64..30)), steps in prop::collection::vec((0..6_u8, 0..2_usize, any::<u8>()), 1..200)) {
+        let mut accounts = accounts();
+        let budget = |(requests, calls)| {
+            let counts = BTreeMap::from([(Count::Requests, requests), (Count::ModelCalls, calls)]);
+            // What is over is refused, and nothing else happens.
+            let ladder = Ladder::new(vec![Rung::new(Action::Cut, 100).after(SECOND)]).expect("a ladder");
+            Budget { ladder, limits: Limits { counts, ..Limits::default() }, ..kill_at_cap() }
+        };
+        let tenant = accounts.open(None, budget(limits[0])).expect("an account");
+        let tasks = [1, 2].map(|n| accounts.open(Some(tenant), budget(limits[n])).expect("an account"));
+        tasks.iter().for_each(|&task| accounts.activate(task, noon()));
+        let mut open = Vec::new();
+        for (id, (kind, task, choice)) in (1..).zip(steps) {
+            let task = tasks[task];
+            match kind {
+                0 => {
+                    accounts.take_back(task, 1);
+                }
+                1 if accounts.credits(task) > 0 => {
+                    accounts.credit_taken(HoldId(u64::from(id)), task, id);
+                    open.push(id);
+                }
+                2 if ask(&mut accounts, task, u64::from(id), id) == Answer::Go => open.push(id),
+                3 => {
+                    lend(&mut accounts, task);
+                }
+                4 | 5 if !open.is_empty() => {
+                    let id = HoldId(u64::from(open.swap_remove(usize::from(choice) % open.len())));
+                    let ended = if kind == 4 { accounts.release(id) } else { accounts.settle(id, &charge(1)) };
+                    prop_assert!(ended);
+                }
+                _ => {}
+            }
+            for (account, (requests, calls)) in [tenant, tasks[0], tasks[1]].into_iter().zip(limits) {
+                let credits = accounts.node(account).expect("an account").credits;
+                prop_assert!(accounts.counted(account, Count::Requests) + credits <= requests);
+                prop_assert!(accounts.counted(account, Count::ModelCalls) + accounts.calls_in_flight(account) + credits <= calls);
+            }
+        }
+    }
 }
 
 #[test]
