@@ -89,6 +89,25 @@ fn credits_of_all_tasks_are_paid_for_by_the_account_above() {
 }
 
 #[test]
+fn credits_that_are_worth_too_little_become_fewer() {
+    let (mut accounts, tenant, tasks) = tenant(10_000, 2);
+    for task in &tasks {
+        spend(&mut accounts, *task, 500);
+    }
+    assert_eq!([0, 1].map(|n| lend(&mut accounts, tasks[n])), [9, 9]);
+    accounts.take_back(tasks[0], 5);
+    spend(&mut accounts, tenant, 2000);
+    spend(&mut accounts, tasks[0], 530);
+    // 64.70 are left, of which the other task has not given back its 45 yet: a part of 32.35 would do for six calls of 5.30, but now there
+    // is nothing left to make four credits of 5 worth as much.
+    assert_eq!(accounts.balance(tasks[0]), Balance::TakeBack(1));
+    assert_eq!((accounts.lend(tasks[0], 1), accounts.lent(tasks[0])), (0, cents(2000)));
+    accounts.take_back(tasks[0], 1);
+    assert_eq!(accounts.lend(tasks[0], 0), 0);
+    assert_eq!(accounts.lent(tasks[0]), cents(3 * 530));
+}
+
+#[test]
 fn an_account_that_is_closed_gives_back_what_it_has_but_not_what_it_spent() {
     let (mut accounts, tenant, tasks) = tenant(100, 2);
     spend(&mut accounts, tasks[0], 10);
