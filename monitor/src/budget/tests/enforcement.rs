@@ -353,6 +353,8 @@ fn another_budget_counts_at_once() {
     accounts.set_budget(account, kill_at_cap().with_total(Some(cents(70))), noon()).expect("it is open");
     assert!(accounts.take_decisions().is_empty(), "85 % is not news");
     assert_eq!(accounts.balance(account), Balance::TakeBack(3));
+    accounts.approve(account, Approval::Add(cents(30)), noon()).expect("it is open");
+    assert_eq!(accounts.cap(account, Window::Total), Some(cents(100)));
     accounts.set_budget(account, kill_at_cap().with_total(Some(cents(60))), noon()).expect("it is open");
     assert_eq!(actions(&accounts.take_decisions()), ["kill"]);
 }
