@@ -9,6 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    budget::{self, HoldPolicy, Ladder, WARN_PERCENTS},
     meter::tool::{Rule, Rules},
     price::{CeilingSetting, Money, Overrides},
     probe::Capacity,
@@ -45,20 +46,55 @@ pub struct Daemon {
 pub struct Budget {
     /// Hold for a call before any call of its task is known, in USD.
     pub first_hold: Money,
+    /// What is held for an answer on top of what its request costs, in USD.
+    pub hold_floor: Money,
+    /// How large holds are.
+    pub holds: Holds,
+    /// Shares of the cap that are said when they are spent.
+    pub warn_percent: Vec<u16>,
     /// Time between `SIGTERM` and `SIGKILL` when a task is stopped.
     pub kill_grace_seconds: u64,
 }
 
+/// What is held for a call from its start to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holds {
+    /// What 99 of 100 calls before it did not exceed.
+    Expected,
+    /// Nothing: a burst may overshoot.
+    Off,
+}
+
 impl Default for Budget {
     fn default() -> Self {
-        // One cent: a thousand words in and out of a mid-priced model.
-        Self { first_hold: Money::from_pico_usd(Money::PICO_PER_USD / 100), kill_grace_seconds: 2 }
+        Self {
+            // One cent: a thousand words in and out of a mid-priced model.
+            first_hold: Money::from_pico_usd(Money::PICO_PER_USD / 100),
+            hold_floor: Money::ZERO,
+            holds: Holds::Expected,
+            warn_percent: WARN_PERCENTS.to_vec(),
+            kill_grace_seconds: 2,
+        }
     }
 }
 
 impl Budget {
     pub fn kill_grace(&self) -> Duration {
         Duration::from_secs(self.kill_grace_seconds)
+    }
+
+    /// What every task's budget starts from: warnings, and at the cap the end.
+    ///
+    /// # Errors
+    /// Which of the warnings makes no sense.
+    pub fn of_a_task(&self) -> Result<budget::Budget, budget::InvalidLadder> {
+        let ladder = Ladder::kill_at_cap(&self.warn_percent)?;
+        let holds = match self.holds {
+            Holds::Expected => HoldPolicy::Expected,
+            Holds::Off => HoldPolicy::Off,
+        };
+        Ok(budget::Budget { ladder, holds, floor: self.hold_floor, ..budget::Budget::unlimited(self.first_hold) })
     }
 }
 
@@ -156,6 +192,10 @@ impl Config {
         if config.budget.first_hold <= Money::ZERO {
             return Err("budget.first_hold must be more than 0".into());
         }
+        if config.budget.hold_floor < Money::ZERO {
+            return Err("budget.hold_floor must not be less than 0".into());
+        }
+        config.budget.of_a_task().map_err(|error| format!("budget.warn_percent: {error}"))?;
         let subtree = config.cgroup.subtree.trim_matches('/');
         if subtree.is_empty() || subtree.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
             return Err(format!(
@@ -199,9 +239,11 @@ mod tests {
         let wrong = |text: &str| Config::parse(text).expect_err(text);
         assert_eq!(
             wrong("[budget]\nfirst_hodl = \"1\""),
-            "line 2: unknown field `first_hodl`, expected `first_hold` or `kill_grace_seconds`"
+            "line 2: unknown field `first_hodl`, expected one of `first_hold`, `hold_floor`, `holds`, `warn_percent`, `kill_grace_seconds`"
         );
         assert!(wrong("[budget]\nfirst_hold = \"1e3\"").starts_with("line 2: `1e3` is not an amount in USD"));
+        assert!(wrong("[budget]\nwarn_percent = [0]").contains("budget.warn_percent: a rung at 0 %"));
+        assert!(wrong("[budget]\nholds = \"of\"").starts_with("line 2: unknown variant `of`"));
         assert!(wrong("[kernel]\nring_mib = 3").contains("power of two"));
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice = 1").contains("unknown field `price`"));

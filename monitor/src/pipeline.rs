@@ -40,6 +40,8 @@ pub enum Step {
         exchange: ExchangeId,
         charge: Box<Charge>,
     },
+    /// A message of the client on a WebSocket that is no call.
+    Passed,
     Unreadable(Unreadable),
 }
 
@@ -82,6 +84,8 @@ struct Exchanges {
     at: Timestamp,
     tools: Arc<Rules>,
     always_estimates: bool,
+    /// Exchanges that have begun.
+    started: u64,
 }
 
 struct Open {
@@ -113,6 +117,7 @@ impl Pipeline {
             at: Timestamp::UNIX_EPOCH,
             tools: Arc::default(),
             always_estimates: false,
+            started: 0,
         };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
     }
@@ -175,10 +180,15 @@ impl wire::Sink for Steps<'_> {
                     socket: None,
                     head: upgradable(head),
                 });
+                self.exchanges.started += 1;
                 (self.out)(Step::Started { exchange });
             }
             Event::Socket(direction, message) => {
+                let before = self.exchanges.started;
                 self.with_socket(exchange, &mut |socket, out| socket.message(direction, &message, out));
+                if direction == Direction::Request && self.exchanges.started == before {
+                    (self.out)(Step::Passed);
+                }
             }
             Event::End(end) => {
                 self.with_socket(exchange, &mut |socket, out| socket.close(end, out));

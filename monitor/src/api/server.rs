@@ -178,9 +178,9 @@ async fn start(
     app.ledger.flushed().await;
     let StartTask { task, cap_usd: cap } = body;
     let known = task.clone();
-    let costs = read(&app, move |ledger| ledger.costs(known.as_str())).await?;
+    let charges = read(&app, move |ledger| ledger.charges(known.as_str())).await?;
     let started =
-        app.engine.ask(|reply| Command::Start { peer, task, cap, costs, reply }).await.ok_or(ApiError::Gone)?;
+        app.engine.ask(|reply| Command::Start { peer, task, cap, charges, reply }).await.ok_or(ApiError::Gone)?;
     started.map(Json).map_err(ApiError::Command)
 }
 

@@ -1,12 +1,37 @@
-//! What a task may spend: caps, holds and the credits that are lent on them.
+//! What accounts may spend: limits, holds, the credits that are lent on them, and what is done as a limit comes nearer.
 //!
-//! In: charges and requests that want to start. Out: [`Decision`]s, and how many credits the gate may have.
+//! In: charges, requests that want to start, and time. Out: [`Decision`]s, and how many credits each gate may have.
 //!
-//! **Invariant:** pure and deterministic. At every moment `spent + held + lent × expected ≤ cap`, where `lent` is what [`Account::lendable`]
-//! allowed: a request that starts without asking was paid for before. Every hold ends exactly once, by a charge or a release.
+//! **Invariant:** pure and deterministic. No operation takes `spent + held + lent` of an account, in any window, from within its cap to
+//! beyond it, but that of a call that costs more than its hold, which is cut in mid-stream. Every hold ends exactly once: it is settled, or
+//! released. Nothing loosens itself: time that goes back opens no window again, and only a person adds to a cap.
 #![forbid(unsafe_code)]
 
-mod account;
+mod accounts;
+mod admission;
+mod calendar;
+mod escrow;
 mod history;
+mod hold;
+mod ladder;
+mod limits;
+mod node;
+mod reason;
+mod rules;
+mod signals;
 
-pub use account::{Account, Answer, Budget, Decision, HoldId, PERCENT_THRESHOLDS, Reason};
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
+
+pub use accounts::{AccountError, AccountId, Accounts, Approval, Onto};
+pub use calendar::{Period, Window};
+pub use escrow::{Balance, MOST_LENT, UNLIMITED};
+pub use history::History;
+pub use hold::{Answer, Ask, Charge, Consent, Estimate, HoldId, HoldPolicy, Wait};
+pub use ladder::{Action, InvalidLadder, Ladder, Rung, Trigger, WARN_PERCENTS};
+pub use limits::{Budget, Count, Limit, Limits, MoneyLimits};
+pub use reason::{Decision, Reason};
+pub use rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules, Ruling};
+pub use signals::{Burn, Incident, SignalRules, Signals, Trouble};

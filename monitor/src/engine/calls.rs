@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::state::{Call, Connection, Engine, Leaving, TaskState};
 use crate::{
     alert::Kind,
-    budget::{Decision, HoldId},
+    budget::{self, AccountId, Action, Decision, HoldId},
     ledger::Entry,
     meter::Billing,
     pipeline::{Charge, Pipeline, Step},
@@ -54,18 +54,20 @@ impl Engine {
                 );
             }
         }
+        // They are on their way: a hold is opened for each.
+        let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
         for _ in 0..starts {
-            self.admit(id, slot);
+            self.admit(id, slot, account, admission);
         }
     }
 
-    /// Opens a hold for a request that is on its way.
-    fn admit(&mut self, id: ConnectionId, slot: Slot) {
+    fn admit(&mut self, id: ConnectionId, slot: Slot, account: AccountId, admission: Admission) {
         let hold = HoldId(self.new_id());
-        if let Some(task) = self.tasks.get_mut(&slot) {
-            task.account.start(hold, id.pid);
-            self.connection(id, slot).starts.push_back(hold);
+        match admission {
+            Admission::Credited => self.accounts.credit_taken(hold, account, id.pid),
+            _ => self.accounts.admit(hold, account, id.pid),
         }
+        self.connection(id, slot).starts.push_back(hold);
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
@@ -101,14 +103,11 @@ impl Engine {
         let Some(slot) = self.connections.get(&id).map(|connection| connection.slot) else { return };
         self.with_pipeline(id, slot, at, |pipeline, out| pipeline.close(at, out));
         let Some(connection) = self.connections.remove(&id) else { return };
-        if let Some(task) = self.tasks.get_mut(&slot) {
-            // Requests that were let through and never sent, and, against a fault of ours, everything else: no hold outlives its
-            // connection.
-            for hold in connection.starts.into_iter().chain(connection.calls.into_values().map(|call| call.hold)) {
-                task.account.release(hold);
-            }
-            self.touched.insert(slot);
+        // Requests that were let through and never sent, and, against a fault of ours, everything else: no hold outlives its connection.
+        for hold in connection.starts.into_iter().chain(connection.calls.into_values().map(|call| call.hold)) {
+            self.accounts.release(hold);
         }
+        self.touched.insert(slot);
     }
 
     fn on_step(&mut self, id: ConnectionId, slot: Slot, step: Step, at: Timestamp) {
@@ -118,14 +117,19 @@ impl Engine {
                 self.on_asked(id, slot, exchange, may_cost, model, least);
             }
             Step::Running { exchange, cost } => {
-                if let Some(hold) = self.hold_of(id, exchange)
-                    && let Some(task) = self.tasks.get_mut(&slot)
-                {
-                    task.account.raise(hold, cost);
+                if let Some(hold) = self.hold_of(id, exchange) {
+                    self.accounts.raise(hold, cost);
                     self.touched.insert(slot);
                 }
             }
             Step::Finished { exchange, charge } => self.on_finished(id, slot, exchange, charge, at),
+            Step::Passed => {
+                let taken = self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
+                if let Some(hold) = taken {
+                    self.accounts.release(hold);
+                    self.touched.insert(slot);
+                }
+            }
             Step::Unreadable(why) => {
                 if let Some(task) = self.tasks.get_mut(&slot) {
                     task.unread += 1;
@@ -151,9 +155,11 @@ impl Engine {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.exchanges += 1;
         if waiting.is_none() {
-            task.account.start(hold, id.pid);
             if self.gates.taken(slot) > task.taken_seen && self.probes.counters().dropped_records > 0 {
                 task.taken_seen += 1;
+                self.accounts.credit_taken(hold, task.account, id.pid);
+            } else {
+                self.accounts.admit(hold, task.account, id.pid);
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -180,10 +186,10 @@ impl Engine {
             return;
         }
         if let Some(least) = least {
-            task.account.raise(call.hold, least);
+            self.accounts.raise(call.hold, least);
         }
         call.is_recorded = true;
-        let hold = task.account.hold(call.hold).unwrap_or_default();
+        let hold = self.accounts.hold(call.hold).unwrap_or_default();
         let entry =
             Entry::CallStarted { id: call.hold.0, task: task.id.clone(), pid: id.pid, model, hold, at: call.started };
         self.ledger.put(entry);
@@ -210,10 +216,11 @@ impl Engine {
             Billing::Free | Billing::Pending => false,
         };
         if !is_due && !call.is_recorded {
-            return task.account.release(call.hold);
+            self.accounts.release(call.hold);
+            return;
         }
         if !call.is_recorded {
-            let hold = task.account.hold(call.hold).unwrap_or_default();
+            let hold = self.accounts.hold(call.hold).unwrap_or_default();
             let model = charge.metered.model_requested.clone();
             let entry = Entry::CallStarted {
                 id: call.hold.0,
@@ -225,25 +232,29 @@ impl Engine {
             };
             self.ledger.put(entry);
         }
-        let decisions = self.settle(slot, call.hold, is_due, &charge);
+        self.settle(slot, call.hold, is_due, &charge, at);
         self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });
-        for decision in decisions {
-            self.on_decision(slot, decision);
-        }
+        self.act_on_decisions();
     }
 
     /// Puts the cost on the account, or says that there is none to put.
-    fn settle(&mut self, slot: Slot, hold: HoldId, is_due: bool, charge: &Charge) -> Vec<Decision> {
-        let Some(task) = self.tasks.get_mut(&slot) else { return Vec::new() };
+    fn settle(&mut self, slot: Slot, hold: HoldId, is_due: bool, charge: &Charge, at: Timestamp) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.calls += u64::from(is_due);
         if !is_due {
-            task.account.release(hold);
-            return Vec::new();
+            self.accounts.release(hold);
+            return;
         }
         if let Some(cost) = charge.cost {
-            return task.account.charge(hold, cost);
+            let used = charge.usage();
+            let tokens = used.input_total().saturating_add(used.output_total());
+            let charge = budget::Charge { cost, model: charge.metered.model(), tokens, at };
+            if !self.accounts.settle(hold, &charge) {
+                self.accounts.charge(task.account, &charge);
+            }
+            return;
         }
-        task.account.release(hold);
+        self.accounts.release(hold);
         let note = charge.note.as_deref().unwrap_or("no price");
         if charge.metered.billing == Billing::Unknown {
             task.unread += 1;
@@ -261,15 +272,17 @@ impl Engine {
         if is_new {
             self.decide(slot, Kind::Unpriced, message);
         }
-        Vec::new()
     }
 
-    pub fn on_decision(&mut self, slot: Slot, decision: Decision) {
-        match decision {
-            Decision::Warn { percent, spent, cap } => {
-                self.decide(slot, Kind::Warn, format!("{percent} % of the cap is spent: ${spent} of ${cap}"));
+    pub fn act_on_decisions(&mut self) {
+        for decision in self.accounts.take_decisions() {
+            let Some(slot) = self.by_account.get(&decision.account()).copied() else { continue };
+            match decision {
+                Decision::Warn { reason, .. } => self.decide(slot, Kind::Warn, reason.to_string()),
+                Decision::Act { action: Action::Kill, reason, .. } => self.stop(slot, &reason),
+                // No task's ladder has another rung, and a call that outgrows its hold may go on to its end.
+                Decision::Act { .. } | Decision::Lift { .. } | Decision::CutCall { .. } => {}
             }
-            Decision::Kill(reason) => self.stop(slot, &reason),
         }
     }
 

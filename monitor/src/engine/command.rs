@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    ledger::PastCharge,
     price::Money,
     probe::{Attached, Pid},
     task::TaskId,
@@ -16,12 +17,12 @@ use crate::{
 #[derive(Debug)]
 pub enum Command {
     /// Opens a task, or takes up one that was known before, with this cap.
-    /// `costs` are what the ledger knows of its calls.
+    /// `charges` are what the ledger knows of its calls.
     Start {
         peer: Pid,
         task: TaskId,
         cap: Option<Money>,
-        costs: Vec<Money>,
+        charges: Vec<PastCharge>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
@@ -110,7 +111,7 @@ pub struct TaskStatus {
     pub cap_usd: Option<Money>,
     pub spent_usd: Money,
     pub held_usd: Money,
-    pub in_flight: usize,
+    pub in_flight: u64,
     pub calls: u64,
     pub exchanges: u64,
     pub unpriced: u64,

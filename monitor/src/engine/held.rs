@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use super::state::Engine;
 use crate::{
     alert::Kind,
-    budget::{Answer, HoldId},
+    budget::{Answer, Ask, Consent, Estimate, HoldId, Wait},
     enforce::{Held, held_state, resume},
     pipeline::{Pipeline, Step},
     price::Money,
@@ -95,7 +97,7 @@ impl Engine {
     fn least_cost(&self, head: &[u8]) -> Option<Money> {
         let mut least = None;
         let mut pipeline = Pipeline::new(self.prices, "https").with_tools(Arc::clone(&self.tools));
-        let at = jiff::Timestamp::now();
+        let at = Timestamp::now();
         let mut take = |step: Step| {
             if let Step::Asked { least: cost, .. } = step {
                 least = least.or(cost);
@@ -143,10 +145,19 @@ impl Engine {
         for request in process.requests.iter_mut().filter(|request| request.allowed.is_none()) {
             let hold = HoldId(self.next_id + 1);
             self.next_id += 1;
-            let Some(task) = self.tasks.get_mut(&slot) else { return };
-            match task.account.ask(hold, pid, request.least) {
+            let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
+            let call = Estimate { least: request.least, ..Estimate::default() };
+            let ask = Ask { id: hold, account, pid, call, consent: Consent::None };
+            let mut answer = self.accounts.ask(&ask, Timestamp::now());
+            if matches!(answer, Answer::Wait(Wait::Lent(_))) {
+                // Who waits goes before who may come.
+                self.take_back(slot, u64::MAX);
+                self.touched.insert(slot);
+                answer = self.accounts.ask(&ask, Timestamp::now());
+            }
+            match answer {
                 Answer::Go => request.allowed = Some(hold),
-                Answer::Wait => {}
+                Answer::Wait(_) => {}
                 Answer::Refuse(reason) => {
                     self.held.insert(pid, process);
                     return self.stop(slot, &reason);
@@ -176,12 +187,10 @@ impl Engine {
     }
 
     fn release_held(&mut self, process: &HeldProcess) {
-        if let Some(task) = self.tasks.get_mut(&process.slot) {
-            for hold in process.requests.iter().filter_map(|request| request.allowed) {
-                task.account.release(hold);
-            }
-            self.touched.insert(process.slot);
+        for hold in process.requests.iter().filter_map(|request| request.allowed) {
+            self.accounts.release(hold);
         }
+        self.touched.insert(process.slot);
     }
 
     pub fn held_of(&self, slot: Slot) -> Vec<Pid> {

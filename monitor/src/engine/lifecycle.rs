@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     alert::Kind,
-    budget::{Account, Budget, Reason},
+    budget::{Charge, Onto, Reason, Window},
     enforce::{Cgroup, Held, held_state, kill_task, resume},
-    ledger::{Entry, LedgerError, Reader},
+    ledger::{Entry, LedgerError, PastCharge, Reader},
     price::Money,
     probe::{ConnectionId, Pid, Slot},
     task::{ProcessTree, TaskId},
@@ -34,10 +34,10 @@ impl Engine {
         peer: Pid,
         id: &TaskId,
         cap: Option<Money>,
-        costs: Vec<Money>,
+        charges: &[PastCharge],
     ) -> Result<Started, CommandError> {
         self.refuse_insiders(peer)?;
-        let spent = costs.iter().copied().sum();
+        let spent = charges.iter().map(|charge| charge.cost).sum();
         if let Some(cap) = cap.filter(|&cap| spent >= cap) {
             return Err(CommandError::Exhausted { task: id.clone(), spent, cap });
         }
@@ -58,12 +58,14 @@ impl Engine {
         });
         if let Some((slot, TaskState::Running)) = known {
             // Somebody else runs in it already; the newer cap counts for both.
-            if let Some(task) = self.tasks.get_mut(&slot) {
-                task.account.set_cap(cap);
+            if let Some(task) = self.tasks.get(&slot) {
+                let budget = self.budget.clone().with_total(cap);
+                let set = self.accounts.set_budget(task.account, budget, Timestamp::now());
+                set.map_err(|error| CommandError::Failed(error.to_string()))?;
                 self.touched.insert(slot);
             }
         } else {
-            self.open_task(id, cgroup, cap, spent, costs)?;
+            self.open_task(id, cgroup, cap, charges)?;
         }
         Ok(Started { task: id.clone(), spent_usd: spent, cap_usd: cap, cgroup: path })
     }
@@ -81,18 +83,25 @@ impl Engine {
         id: &TaskId,
         cgroup: Cgroup,
         cap: Option<Money>,
-        spent: Money,
-        costs: Vec<Money>,
+        charges: &[PastCharge],
     ) -> Result<Slot, CommandError> {
         let most = monitor_common::MAX_TASKS;
         let free = (1..most).map(Slot).find(|slot| !self.tasks.contains_key(slot));
         let slot = free.or_else(|| self.reuse_slot()).ok_or(CommandError::Full(self.tasks.len()))?;
-        let mut account = Account::new(Budget { cap, first_hold: self.first_hold }, spent);
-        account.learn(costs);
         self.gates.reset(slot);
         self.memberships
             .label_cgroup(cgroup.id(), slot)
             .map_err(|error| CommandError::Failed(format!("cannot label the cgroup: {error}")))?;
+        let account = self
+            .accounts
+            .open(None, self.budget.clone().with_total(cap))
+            .map_err(|error| CommandError::Failed(format!("cannot open an account: {error}")))?;
+        for PastCharge { at, model, tokens, cost } in charges {
+            let charge = Charge { cost: *cost, model: model.as_deref(), tokens: *tokens, at: *at };
+            self.accounts.restore(account, &charge, Onto::Path);
+        }
+        self.accounts.activate(account, Timestamp::now());
+        self.by_account.insert(account, slot);
         let task = Task {
             id: id.clone(),
             cgroup,
@@ -100,6 +109,7 @@ impl Engine {
             tree: ProcessTree::default(),
             state: TaskState::Running,
             taken_seen: 0,
+            unseen_before: (0, 0),
             held_seen: 0,
             was_entered: false,
             calls: 0,
@@ -125,6 +135,10 @@ impl Engine {
     fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
             self.slots.remove(&task.id);
+            self.by_account.remove(&task.account);
+            if let Err(error) = self.accounts.close(task.account, Timestamp::now()) {
+                tracing::error!("cannot close the account of task {}: {error}", task.id);
+            }
         }
     }
 
@@ -152,29 +166,26 @@ impl Engine {
         self.next_id = ledger.last_call()?;
         let now = Timestamp::now();
         // Everything is read before anything is written: the writer does not wait.
-        let mut lost = std::collections::BTreeMap::<String, Money>::new();
         let open_calls = ledger.open_calls()?;
-        for call in &open_calls {
-            *lost.entry(call.task.clone()).or_default() += call.hold;
-        }
         let mut running = Vec::new();
         for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
-            let costs = ledger.costs(&row.task)?;
-            let spent = costs.iter().copied().sum::<Money>() + lost.get(&row.task).copied().unwrap_or_default();
-            running.push((row, costs, spent));
+            let mut charges = ledger.charges(&row.task)?;
+            let lost = open_calls.iter().filter(|call| call.task == row.task);
+            charges.extend(lost.map(|call| PastCharge { at: now, model: None, tokens: 0, cost: call.hold }));
+            running.push((row, charges));
         }
         for call in open_calls {
             self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
         }
-        for (row, costs, spent) in running {
+        for (row, charges) in running {
             let Ok(id) = row.task.parse::<TaskId>() else { continue };
             let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
             let Some(cgroup) = alive else {
                 self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
                 continue;
             };
-            match self.open_task(&id, cgroup, row.cap, spent, costs) {
-                Ok(slot) => self.take_up(slot, row.cap, spent),
+            match self.open_task(&id, cgroup, row.cap, &charges) {
+                Ok(slot) => self.take_up(slot, row.cap, charges.iter().map(|charge| charge.cost).sum()),
                 Err(error) => tracing::error!("cannot take up task {id}: {error}"),
             }
         }
@@ -199,7 +210,7 @@ impl Engine {
             "the daemon was away while the task ran: what it spent meanwhile is not known".into(),
         );
         if let Some(cap) = cap.filter(|&cap| spent >= cap) {
-            return self.stop(slot, &Reason::CapReached { spent, cap });
+            return self.stop(slot, &Reason::CapReached { window: Window::Total, spent, cap });
         }
         // A request that was held when the daemon went away waits for somebody to let it go.
         for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
@@ -284,6 +295,22 @@ impl Engine {
                 self.on_gone(pid, slot);
             }
         }
+        self.forget_lost_credits();
+    }
+
+    /// A record is read within milliseconds. A credit that was taken and is not seen since the last time was taken by a request whose record
+    /// was lost: what it was worth is not lent any longer. If its bytes come, it gets a hold.
+    fn forget_lost_credits(&mut self) {
+        for (slot, task) in self.tasks.iter_mut().filter(|(_, task)| task.state == TaskState::Running) {
+            let now = (self.gates.taken(*slot), task.taken_seen);
+            let unseen = now.0.saturating_sub(now.1);
+            if unseen > 0 && now == task.unseen_before {
+                self.accounts.take_back(task.account, unseen);
+                task.taken_seen = now.0;
+                self.touched.insert(*slot);
+            }
+            task.unseen_before = now;
+        }
     }
 
     /// Finds processes that the gate stopped and whose records were lost: nobody else would ever let them go.
@@ -330,6 +357,7 @@ impl Engine {
     fn finish(&mut self, slot: Slot, state: TaskState) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.state = state;
+        self.accounts.deactivate(task.account, Timestamp::now());
         self.ledger.put(Entry::TaskEnded { task: task.id.clone(), state: state.name(), at: Timestamp::now() });
         self.memberships.unlabel_cgroup(task.cgroup.id());
         task.cgroup.remove();
@@ -423,10 +451,10 @@ impl Engine {
         TaskStatus {
             task: task.id.clone(),
             state: task.state.name(),
-            cap_usd: task.account.budget().cap,
-            spent_usd: task.account.spent(),
-            held_usd: task.account.held(),
-            in_flight: task.account.calls_in_flight(),
+            cap_usd: self.accounts.cap(task.account, Window::Total),
+            spent_usd: self.accounts.spent(task.account),
+            held_usd: self.accounts.held(task.account),
+            in_flight: self.accounts.calls_in_flight(task.account),
             calls: task.calls,
             exchanges: task.exchanges,
             unpriced: task.unpriced,

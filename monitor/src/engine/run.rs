@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::{Timestamp, tz::TimeZone};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     alert::Alerts,
+    budget::{Accounts, InvalidLadder},
     config::Config,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
@@ -69,12 +71,14 @@ pub fn start(
         alerts,
         prices,
         tools: config.tools().into(),
-        first_hold: config.budget.first_hold,
+        budget: config.budget.of_a_task()?,
+        accounts: Accounts::new(TimeZone::UTC, Timestamp::now()),
         kill_grace: config.budget.kill_grace(),
         clock: Clock::now(),
         started: Instant::now(),
         tasks: Default::default(),
         slots: Default::default(),
+        by_account: Default::default(),
         connections: Default::default(),
         held: Default::default(),
         leaving: Vec::new(),
@@ -98,6 +102,8 @@ pub fn start(
 pub enum StartError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("budget.warn_percent: {0}")]
+    Ladder(#[from] InvalidLadder),
     #[error("cannot start the engine: {0}")]
     Io(#[from] io::Error),
 }
@@ -137,6 +143,7 @@ async fn run(
             _ = sweep.tick() => {
                 drain(&mut engine, &mut ring);
                 engine.clock = Clock::now();
+                engine.accounts.tick(Timestamp::now());
                 engine.sweep();
             }
         }
@@ -154,6 +161,7 @@ fn drain(engine: &mut Engine, ring: &mut Ring) {
 }
 
 fn balance(engine: &mut Engine) {
+    engine.act_on_decisions();
     for slot in std::mem::take(&mut engine.touched) {
         engine.balance(slot);
     }
@@ -163,8 +171,8 @@ fn balance(engine: &mut Engine) {
 fn on_command(engine: &mut Engine, command: Command) -> bool {
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, task, cap, costs, reply } => {
-            drop(reply.send(engine.start_task(peer, &task, cap, costs)));
+        Command::Start { peer, task, cap, charges, reply } => {
+            drop(reply.send(engine.start_task(peer, &task, cap, &charges)));
         }
         Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),

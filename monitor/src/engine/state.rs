@@ -12,12 +12,12 @@ use tokio::sync::mpsc;
 use super::{clock::Clock, held::HeldProcess};
 use crate::{
     alert::{Alert, Alerts, Kind},
-    budget::{Account, HoldId},
+    budget::{AccountId, Accounts, Balance, Budget, HoldId, Window},
     enforce::{Cgroup, Gates, Hierarchy, KillError, Killed},
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
-    price::{Money, PriceBook},
+    price::PriceBook,
     probe::{ConnectionId, Memberships, Pid, Probes, Slot},
     task::{ProcessTree, TaskId},
     wire::ExchangeId,
@@ -32,12 +32,15 @@ pub struct Engine {
     pub alerts: Alerts,
     pub prices: &'static PriceBook,
     pub tools: Arc<Rules>,
-    pub first_hold: Money,
+    /// What every task's budget starts from.
+    pub budget: Budget,
+    pub accounts: Accounts,
     pub kill_grace: Duration,
     pub clock: Clock,
     pub started: Instant,
     pub tasks: HashMap<Slot, Task>,
     pub slots: HashMap<TaskId, Slot>,
+    pub by_account: HashMap<AccountId, Slot>,
     pub connections: HashMap<ConnectionId, Connection>,
     pub held: HashMap<Pid, HeldProcess>,
     /// Processes whose first thread ended; the rest may still run.
@@ -95,11 +98,13 @@ impl TaskState {
 pub struct Task {
     pub id: TaskId,
     pub cgroup: Cgroup,
-    pub account: Account,
+    pub account: AccountId,
     pub tree: ProcessTree,
     pub state: TaskState,
     /// Credits taken by the kernel whose records were seen.
     pub taken_seen: u64,
+    /// Credits taken, and those seen, when processes were last compared.
+    pub unseen_before: (u64, u64),
     /// Requests held by the kernel whose records were seen.
     pub held_seen: u64,
     /// A process has been in it, so that being empty means being over.
@@ -154,8 +159,8 @@ impl Engine {
         self.alerts.raise(Alert {
             kind,
             task: task.map(|task| task.id.clone()),
-            spent: task.map(|task| task.account.spent()),
-            cap: task.and_then(|task| task.account.budget().cap),
+            spent: task.map(|task| self.accounts.spent(task.account)),
+            cap: task.and_then(|task| self.accounts.cap(task.account, Window::Total)),
             message,
             at: Timestamp::now(),
         });
@@ -176,20 +181,27 @@ impl Engine {
 
     /// Lends the task as many credits as its account can pay for, or takes back what it cannot.
     ///
-    /// Credits that the kernel took and whose records are still in the ring are neither lent nor held yet. They are counted by reading
-    /// the credits *before* the number taken: a credit that is taken between the two is counted twice, never lost.
+    /// Credits that the kernel took and whose records are still in the ring are lent until these are read.
     pub fn balance(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
         if task.state != TaskState::Running {
             return;
         }
-        let lent = self.gates.credits(slot);
-        let unseen = self.gates.taken(slot).saturating_sub(task.taken_seen);
-        let target = task.account.lendable().saturating_sub(unseen);
-        if target > lent {
-            self.gates.lend(slot, target - lent);
-        } else if target < lent {
-            self.gates.take_back(slot, lent - target);
+        match self.accounts.balance(task.account) {
+            Balance::Keep => {}
+            Balance::Lend(credits) => {
+                let credits = self.accounts.lend(task.account, credits);
+                self.gates.lend(slot, credits);
+            }
+            Balance::TakeBack(credits) => self.take_back(slot, credits),
+        }
+    }
+
+    /// Takes back up to so many credits that the kernel has not taken yet.
+    pub fn take_back(&mut self, slot: Slot, credits: u64) {
+        if let Some(task) = self.tasks.get(&slot) {
+            let credits = self.gates.take_back(slot, credits);
+            self.accounts.take_back(task.account, credits);
         }
     }
 }

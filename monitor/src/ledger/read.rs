@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use super::LedgerError;
@@ -33,6 +34,15 @@ pub struct OpenCall {
     pub id: u64,
     pub task: String,
     pub hold: Money,
+}
+
+/// What a call cost, for its task's account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastCharge {
+    pub at: Timestamp,
+    pub model: Option<String>,
+    pub tokens: u64,
+    pub cost: Money,
 }
 
 /// A call with its charge.
@@ -116,10 +126,11 @@ impl Reader {
         Ok(self.tasks()?.into_iter().find(|row| row.task == task))
     }
 
-    /// Cost of each call, oldest first.
-    pub fn costs(&self, task: &str) -> Result<Vec<Money>, LedgerError> {
-        let sql = "SELECT cost FROM charges JOIN calls ON calls.id = call WHERE task = ? AND cost IS NOT NULL ORDER BY calls.id";
-        self.rows(sql, task, |row| row.get(0).map(money))
+    /// What each call cost, oldest first.
+    pub fn charges(&self, task: &str) -> Result<Vec<PastCharge>, LedgerError> {
+        let sql = "SELECT ended_at, charges.model AS model, usage, cost FROM charges JOIN calls ON calls.id = call WHERE task = ? \
+                   AND cost IS NOT NULL ORDER BY calls.id";
+        self.rows(sql, task, past_charge)
     }
 
     pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
@@ -180,6 +191,17 @@ fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
         cap: row.get::<_, Option<i64>>("cap")?.map(money),
         started_at: row.get("started_at")?,
         ended: row.get("ended")?,
+    })
+}
+
+fn past_charge(row: &Row<'_>) -> rusqlite::Result<PastCharge> {
+    let used: Usage = json(row, "usage")?.unwrap_or_default();
+    Ok(PastCharge {
+        // One whose time cannot be read counts in every window.
+        at: row.get::<_, String>("ended_at")?.parse().unwrap_or(Timestamp::MAX),
+        model: row.get("model")?,
+        tokens: used.input_total().saturating_add(used.output_total()),
+        cost: row.get("cost").map(money)?,
     })
 }
 

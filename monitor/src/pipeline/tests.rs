@@ -25,7 +25,7 @@ fn exchange(book: &'static PriceBook, scheme: &'static str, host: &str, model: &
         Step::Asked { least, .. } => counted.push(least),
         Step::Running { cost, .. } => counted.push(Some(cost)),
         Step::Finished { charge: it, .. } => charge = Some(*it),
-        Step::Started { .. } | Step::Unreadable(_) => {}
+        Step::Started { .. } | Step::Passed | Step::Unreadable(_) => {}
     };
     pipeline.push(Direction::Request, StreamOffset(0), request.as_bytes(), start, &mut take);
     let later = start + SignedDuration::from_millis(1800);

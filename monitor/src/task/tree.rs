@@ -44,6 +44,20 @@ impl ProcessTree {
         self.get(pid)?.executable.as_deref()
     }
 
+    /// How many processes from the task's first one down to this one run its program.
+    pub fn same_program_depth(&self, pid: u32) -> u32 {
+        let Some(program) = self.executable(pid) else { return 0 };
+        let line = std::iter::successors(self.get(pid), |process| self.get(process.parent?));
+        // Ids are used again: a line of parents could lead back into itself.
+        let same = line.take(KEPT).filter(|process| process.executable.as_deref() == Some(program));
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
+    }
+
+    pub fn living_children(&self, pid: u32) -> u32 {
+        let children = self.processes.iter().filter(|process| process.parent == Some(pid) && process.ended.is_none());
+        u32::try_from(children.count()).unwrap_or(u32::MAX)
+    }
+
     /// A process entered the task, or forked within it. Says whether it is new.
     pub fn started(&mut self, pid: u32, parent: Option<u32>, at: Timestamp) -> bool {
         if let Some(known) = self.alive_mut(pid) {
@@ -109,6 +123,27 @@ mod tests {
         assert!(tree.started(10, None, NOW));
         assert_eq!(tree.processes().len(), 2);
         assert_eq!(tree.living().count(), 1);
+    }
+
+    #[test]
+    fn recursion_and_fan_out_are_counted() {
+        let mut tree = ProcessTree::default();
+        tree.executed(10, b"/bin/sh", NOW);
+        for (pid, parent, program) in
+            [(11, 10, "/bin/agent"), (12, 11, "/bin/sh"), (13, 12, "/bin/agent"), (14, 12, "/bin/agent")]
+        {
+            tree.started(pid, Some(parent), NOW);
+            tree.executed(pid, program.as_bytes(), NOW);
+        }
+        assert_eq!([10, 11, 12, 13, 99].map(|pid| tree.same_program_depth(pid)), [1, 1, 2, 2, 0]);
+        assert_eq!([10, 12, 13].map(|pid| tree.living_children(pid)), [1, 2, 0]);
+        tree.ended(13, NOW);
+        assert_eq!(tree.living_children(12), 1);
+        // A process that is its own parent.
+        let mut tree = ProcessTree::default();
+        tree.started(10, Some(10), NOW);
+        tree.executed(10, b"/bin/sh", NOW);
+        assert!(tree.same_program_depth(10) >= 1);
     }
 
     #[test]
