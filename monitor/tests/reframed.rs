@@ -296,7 +296,7 @@ impl Cutter {
 /// What the exchanges come to when the bytes of `hole` are lost.
 fn charges(script: &[(Direction, Vec<u8>)], seed: u64, hole: &(Direction, Range<u64>)) -> BTreeMap<u64, Charge> {
     let at: Timestamp = AT.parse().expect("a time");
-    let (mut pipeline, mut charges) = (Pipeline::new(PriceBook::embedded(), "https"), BTreeMap::new());
+    let (mut pipeline, mut charges) = (Pipeline::new(PriceBook::embedded_catalogue(), "https"), BTreeMap::new());
     let mut take = |step: Step| match step {
         Step::Finished { exchange, charge } => {
             charges.insert(exchange.0, *charge);
