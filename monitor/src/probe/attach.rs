@@ -100,7 +100,34 @@ pub struct Attacher {
 struct Probed {
     report: Attached,
     file: File,
-    _links: Vec<UProbeLink>,
+    links: Vec<UProbeLink>,
+}
+
+/// Threads that detach at the same time.
+const DETACHING: usize = 64;
+
+/// Detaches. The kernel waits for a grace period after each, some ten milliseconds: those that end together share one.
+fn detach(links: Vec<UProbeLink>) {
+    if links.is_empty() {
+        return;
+    }
+    let each = links.len().div_ceil(DETACHING);
+    let mut links = links.into_iter();
+    std::thread::scope(|scope| {
+        loop {
+            let some: Vec<UProbeLink> = links.by_ref().take(each).collect();
+            if some.is_empty() {
+                return;
+            }
+            scope.spawn(move || drop(some));
+        }
+    });
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        detach(self.attached.drain().flat_map(|(_, probed)| probed.links).collect());
+    }
 }
 
 impl Attacher {
@@ -244,7 +271,7 @@ impl Attacher {
         }
         tracing::debug!("probing {}: {}", name.display(), plan.functions.join(", "));
         let report = Attached { path: name, stacks: plan.stacks.clone(), functions: plan.functions.clone() };
-        self.attached.insert(key, Probed { report, file, _links: links });
+        self.attached.insert(key, Probed { report, file, links });
         Ok(())
     }
 
@@ -273,11 +300,14 @@ impl Attacher {
         };
         let unused: Vec<FileKey> =
             self.attached.iter().filter(|(_, probed)| is_unused(probed)).map(|(key, _)| *key).collect();
+        let mut links = Vec::new();
         for key in &unused {
-            self.attached.remove(key);
+            links.extend(self.attached.remove(key).into_iter().flat_map(|probed| probed.links));
             // Absent is what is wanted.
             self.files.remove(key).ok();
         }
+        // Not here: a process may be waiting for the next file to be looked at.
+        std::thread::spawn(move || detach(links));
         !unused.is_empty()
     }
 }

@@ -319,7 +319,9 @@ impl Http2 {
                 if let Some(stream) = self.streams.get_mut(&frame.stream) {
                     let before = stream.window();
                     stream.push(direction, data, &limits, sink);
-                    if stream.window() > before {
+                    if stream.is_done() {
+                        self.end(frame.stream, Ending::Complete, sink);
+                    } else if stream.window() > before {
                         self.bound_windows(frame.stream);
                     }
                 }
@@ -425,6 +427,8 @@ impl Http2 {
         if stream.is_websocket && (200..300).contains(&head.status) {
             stream.socket = Some(Box::new(WebSocket::new(stream.id, Extensions::agreed(&head.headers), 0)));
         }
+        let length = head.headers.get("content-length").and_then(|value| value.parse::<u64>().ok());
+        stream.awaited = length.filter(|length| *length > 0);
         stream.answer = Half::Body(Box::new(Body::of_answer(Framing::Close, &head.headers)));
     }
 

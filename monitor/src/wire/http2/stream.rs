@@ -12,6 +12,9 @@ pub struct Stream {
     /// The stream became, or is to become, a WebSocket.
     pub is_websocket: bool,
     pub socket: Option<Box<WebSocket>>,
+    /// Bytes of the answer's body that have not come, where its head said how many there are: a client may leave when it has them all, before the
+    /// frame that ends the stream.
+    pub awaited: Option<u64>,
     /// Bytes of it that are missing, apart from those that its bodies know of.
     pub lost: u64,
 }
@@ -31,7 +34,7 @@ impl Half {
 
 impl Stream {
     pub fn new(id: ExchangeId) -> Self {
-        Self { id, request: Half::Head, answer: Half::Head, is_websocket: false, socket: None, lost: 0 }
+        Self { id, request: Half::Head, answer: Half::Head, is_websocket: false, socket: None, awaited: None, lost: 0 }
     }
 
     pub fn window(&self) -> usize {
@@ -60,7 +63,11 @@ impl Stream {
                 let _ = body.push(&mut data, limits, &mut |piece| piece.emit_request(id, sink));
             }
             (Direction::Response, _, Half::Body(body)) => {
+                self.awaited = self.awaited.map(|awaited| awaited.saturating_sub(data.len() as u64));
                 let _ = body.push(&mut data, limits, &mut |piece| piece.emit_answer(id, sink));
+                if self.awaited == Some(0) {
+                    self.finish(Direction::Response, limits, sink);
+                }
             }
             _ => {}
         }
@@ -76,6 +83,10 @@ impl Stream {
         };
         match half {
             Half::Body(body) => {
+                if direction == Direction::Response {
+                    // What was lost may be of other streams.
+                    self.awaited = None;
+                }
                 let _ = body.skip(lost);
             }
             // Its head may have been in what was lost.
