@@ -1,12 +1,15 @@
-//! Executable files that processes map, each told to user space once: some of them have functions to probe.
+//! Executable files that processes of tasks map, each told to user space once: some of them have functions to probe.
 //!
-//! A process of a task that maps code that nobody has looked at yet waits until somebody has: it is stopped before it can call any of it.
+//! A process that maps code that nobody has looked at yet waits until somebody has: it is stopped before it can call any of it.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_send_signal},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_send_signal},
+    },
     macros::tracepoint,
     programs::TracePointContext,
 };
@@ -42,6 +45,10 @@ static SB_DEV: u32 = 0;
 static TASK_MM: u32 = 0;
 #[unsafe(no_mangle)]
 static MM_START_CODE: u32 = 0;
+
+/// The daemon: what it maps, it wants to know the key of.
+#[unsafe(no_mangle)]
+static OWN_TGID: u32 = 0;
 
 /// Offsets of tracepoint fields, as in `process.rs`.
 #[unsafe(no_mangle)]
@@ -102,6 +109,13 @@ unsafe extern "C" fn on_vma(_task: *mut c_void, vma: *mut c_void, context: *mut 
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
+    let process = current();
+    // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
+    let own = unsafe { core::ptr::read_volatile(&raw const OWN_TGID) };
+    if process.is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own {
+        // Nobody pays for it: it is not probed.
+        return;
+    }
     let mut mapping = Mapping { start: 0, end: 0, file: FileKey::default(), will_be_executable, is_code: false };
     // SAFETY: takes no arguments.
     let task = unsafe { bpf_get_current_task_btf() };
@@ -115,7 +129,6 @@ fn look_at(address: u64, will_be_executable: bool) {
     if status == 0 && unsafe { FILES.get(&mapping.file) }.is_some() {
         return;
     }
-    let process = current();
     let mut flags = 0;
     if process.is_some() {
         flags = FLAG_WAITS;

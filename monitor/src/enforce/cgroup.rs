@@ -60,6 +60,11 @@ impl Hierarchy {
         below.iter().next()?.to_str()?.parse().ok()
     }
 
+    /// Processes of all tasks, in cgroups that are here already.
+    pub fn processes(&self) -> Vec<Pid> {
+        Cgroup::open(self.tasks.clone()).map(|tasks| tasks.processes()).unwrap_or_default()
+    }
+
     /// The cgroup of a task, made if it is not there yet.
     ///
     /// # Errors

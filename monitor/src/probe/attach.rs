@@ -36,7 +36,8 @@ use super::{
     plan::{Plan, Program},
 };
 
-/// Where shared libraries lie when no process has them mapped yet, and what those with TLS are called.
+/// Where shared libraries lie when no process has them mapped yet, and what the one that most agents use is called. Others are probed when the first
+/// process of a task maps them, which waits for it.
 const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
@@ -47,8 +48,7 @@ const LIBRARY_DIRECTORIES: [&str; 8] = [
     "/usr/lib",
     "/usr/local/lib",
 ];
-const LIBRARY_NAMES: [&str; 7] =
-    ["libssl.so", "libssl-", "libgnutls.so", "libnspr4.so", "libs2n.so", "libwolfssl.so", "libmbedtls.so"];
+const LIBRARY_NAMES: [&str; 2] = ["libssl.so", "libssl-"];
 /// A program without TLS functions that it names is searched through from this size on: a smaller one has no room for TLS of its own.
 const SEARCHED_FROM: u64 = 1 << 20;
 /// How often files that were deleted are looked at: whoever still uses them may be gone.
@@ -103,33 +103,6 @@ struct Probed {
     links: Vec<UProbeLink>,
 }
 
-/// Threads that detach at the same time.
-const DETACHING: usize = 64;
-
-/// Detaches. The kernel waits for a grace period after each, some ten milliseconds: those that end together share one.
-fn detach(links: Vec<UProbeLink>) {
-    if links.is_empty() {
-        return;
-    }
-    let each = links.len().div_ceil(DETACHING);
-    let mut links = links.into_iter();
-    std::thread::scope(|scope| {
-        loop {
-            let some: Vec<UProbeLink> = links.by_ref().take(each).collect();
-            if some.is_empty() {
-                return;
-            }
-            scope.spawn(move || drop(some));
-        }
-    });
-}
-
-impl Drop for Attacher {
-    fn drop(&mut self) {
-        detach(self.attached.drain().flat_map(|(_, probed)| probed.links).collect());
-    }
-}
-
 impl Attacher {
     pub fn new(ebpf: Ebpf, files: KernelMap<MapData, FileKey, u32>, signatures: Signatures, known: Known) -> Self {
         Self { ebpf, files, signatures, known, attached: HashMap::new() }
@@ -141,15 +114,14 @@ impl Attacher {
         all
     }
 
-    /// Attaches to every TLS library of the host's library directories and to everything that running processes have mapped; returns what there is to
-    /// say about them.
-    pub fn attach_host(&mut self, ring: &mut Ring) -> Vec<String> {
+    /// Attaches to the TLS library that most agents use and to everything that `members` have mapped; returns what there is to say about them.
+    pub fn attach_host(&mut self, members: &[Pid], ring: &mut Ring) -> Vec<String> {
         let mut said = Vec::new();
         // This program's own TLS is nobody's agent; and it knows the marks of every TLS there is.
         if let Ok(file) = File::open("/proc/self/exe") {
             key_of(&file, ring);
         }
-        for path in installed().into_iter().chain(in_use()) {
+        for path in installed().into_iter().chain(members.iter().flat_map(|&pid| code_of(pid))) {
             // Gone by now, or not for us.
             let Ok(file) = File::open(&path) else { continue };
             if let Some(key) = key_of(&file, ring) {
@@ -204,11 +176,16 @@ impl Attacher {
         // The kernel could not tell which mapping it was.
         let maps = code_of(request.pid);
         let said = maps.into_iter().filter_map(|path| Some((File::open(&path).ok()?, path)));
-        said.flat_map(|(file, path)| {
-            let key = stand_in(&file);
-            self.look(key, file, &path)
-        })
+        said.flat_map(
+            |(file, path)| if self.is_attached(&file) { Vec::new() } else { self.look(stand_in(&file), file, &path) },
+        )
         .collect()
+    }
+
+    fn is_attached(&self, file: &File) -> bool {
+        let of = |file: &File| file.metadata().ok().as_ref().map(identity);
+        let wanted = of(file);
+        self.attached.values().any(|probed| of(&probed.file) == wanted)
     }
 
     /// Finds out what to probe in a file, and does.
@@ -288,14 +265,15 @@ impl Attacher {
         if !self.attached.values().any(is_deleted) {
             return false;
         }
-        let in_use: Vec<(u64, u64)> = in_use().iter().filter_map(|path| identity(&fs::metadata(path).ok()?)).collect();
+        let in_use: Vec<(u64, u64)> =
+            in_use().iter().filter_map(|path| Some(identity(&fs::metadata(path).ok()?))).collect();
         let is_unused = |probed: &Probed| {
             is_deleted(probed)
                 && probed
                     .file
                     .metadata()
                     .ok()
-                    .and_then(|metadata| identity(&metadata))
+                    .map(|metadata| identity(&metadata))
                     .is_some_and(|id| !in_use.contains(&id))
         };
         let unused: Vec<FileKey> =
@@ -306,14 +284,14 @@ impl Attacher {
             // Absent is what is wanted.
             self.files.remove(key).ok();
         }
-        // Not here: a process may be waiting for the next file to be looked at.
-        std::thread::spawn(move || detach(links));
+        // Not here: the kernel waits for a grace period after each, and a process may be waiting for the next file to be looked at.
+        std::thread::spawn(move || drop(links));
         !unused.is_empty()
     }
 }
 
-fn identity(metadata: &fs::Metadata) -> Option<(u64, u64)> {
-    Some((metadata.dev(), metadata.ino()))
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn program(ebpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProgramError> {
@@ -361,7 +339,7 @@ fn code_maps(pid: i32) -> Vec<((i32, i32, u64), PathBuf)> {
 
 /// A key for a file that the kernel has not named: none that it gives, for its device is none.
 fn stand_in(file: &File) -> FileKey {
-    let (device, inode) = file.metadata().ok().as_ref().and_then(identity).unwrap_or_default();
+    let (device, inode) = file.metadata().ok().as_ref().map(identity).unwrap_or_default();
     let device = u32::try_from(device & 0x7fff_ffff).unwrap_or_default();
     FileKey { inode, device: device | 0x8000_0000, generation: 0 }
 }

@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::mpsc,
+    thread::JoinHandle,
 };
 
 use aya::{
@@ -95,7 +96,9 @@ impl Default for Capacity {
 
 /// The engine's side of the probes: who looks at files, what is probed, what was lost.
 pub struct Probes {
-    requests: mpsc::Sender<Request>,
+    /// Gone only while this is dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    attacher: Option<JoinHandle<()>>,
     attached: Vec<Attached>,
     counters: PerCpuArray<MapData, Counters>,
 }
@@ -113,13 +116,13 @@ pub struct Loaded {
 }
 
 impl Probes {
-    /// Loads the programs, and attaches them to every TLS library that is installed and every program that runs.
+    /// Loads the programs, and attaches them to the host's TLS libraries and to everything that `members`, processes of tasks, have mapped already.
     ///
     /// What was found in files is kept in `state_dir`.
     ///
     /// # Errors
     /// When the kernel lacks something or the process lacks a right: see [`LoadError`].
-    pub fn load(capacity: Capacity, state_dir: &Path) -> Result<Loaded, LoadError> {
+    pub fn load(capacity: Capacity, state_dir: &Path, members: &[Pid]) -> Result<Loaded, LoadError> {
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
         let tracefs = tracefs::find_or_mount().map_err(LoadError::Tracefs)?;
         let types = KernelTypes::read().map_err(|error| LoadError::Btf(error.to_string()))?;
@@ -134,6 +137,7 @@ impl Probes {
             offsets.push((variable, offset));
         }
 
+        offsets.push(("OWN_TGID", std::process::id()));
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -157,7 +161,7 @@ impl Probes {
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
         let mut attacher = Attacher::new(ebpf, files, signatures, known);
-        said.extend(attacher.attach_host(&mut ring));
+        said.extend(attacher.attach_host(members, &mut ring));
         let attached = attacher.attached();
         if attached.is_empty() {
             let why = said.first().cloned().unwrap_or_else(|| "none found".to_owned());
@@ -165,17 +169,17 @@ impl Probes {
         }
         let (requests, asked) = mpsc::channel();
         let (answers, looked) = unbounded_channel();
-        std::thread::Builder::new()
+        let attacher = std::thread::Builder::new()
             .name("attach".into())
             .spawn(move || attacher.serve(&asked, &answers))
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes = Self { requests, attached, counters };
+        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters };
         Ok(Loaded { probes, ring, memberships, gates, looked, said })
     }
 
     /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
     pub fn look_at(&self, request: Request) -> bool {
-        self.requests.send(request).is_ok()
+        self.requests.as_ref().is_some_and(|requests| requests.send(request).is_ok())
     }
 
     pub fn set_attached(&mut self, attached: Vec<Attached>) {
@@ -201,6 +205,18 @@ impl Probes {
             sum.bytes += cpu.bytes;
         }
         sum
+    }
+}
+
+impl Drop for Probes {
+    /// Waits until everything is detached: a process that exits with probes detaches them one by one, which can take a minute.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(attacher) = self.attacher.take()
+            && attacher.join().is_err()
+        {
+            tracing::error!("the thread that attaches probes has panicked");
+        }
     }
 }
 

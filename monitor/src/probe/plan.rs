@@ -65,10 +65,18 @@ impl Plan {
                 Coverage::Absent { .. } => {}
             }
         }
-        // The functions inside cost a tenth of the public ones that hand everything to them.
-        let instead: Vec<&String> = findings.shared.iter().flat_map(|shared| &shared.instead_of).collect();
-        let public = findings.targets.iter().filter(|target| !instead.contains(&&target.function));
-        let shared = findings.shared.iter().map(|shared| &shared.target);
+        // The functions inside cost a tenth of the public ones that hand everything to them. Each probe also costs when it is taken away.
+        let shared: Vec<&Target> = findings.shared.iter().map(|shared| &shared.target).collect();
+        let is_inside = |stack, role| shared.iter().any(|target| target.stack == stack && target.role == role);
+        let is_needed = |target: &&Target| {
+            let is_inside = is_inside(target.stack, Role::Write) && is_inside(target.stack, Role::Read);
+            !(is_inside && matches!(target.role, Role::Write | Role::Read)) && !target.function.ends_with("_clear")
+        };
+        let public = findings.targets.iter().filter(is_needed);
+        let shared = shared
+            .iter()
+            .copied()
+            .filter(|target| is_inside(target.stack, Role::Write) && is_inside(target.stack, Role::Read));
         let targets: Vec<&Target> = shared.chain(public).filter(|target| plan.stacks.contains(&target.stack)).collect();
         for target in &targets {
             let ends = |other: &&&Target| other.stack == target.stack && other.role == Role::Close;

@@ -38,7 +38,8 @@ fn assert_all_metered(bench: &Bench, task: &str, calls: usize) -> Report {
     report
 }
 
-const ROUNDS: usize = 100;
+/// Each leaves some probes behind, which the kernel takes a while to remove.
+const ROUNDS: usize = 20;
 
 #[test]
 fn processes_that_live_for_one_request_are_metered() {
@@ -140,7 +141,7 @@ fn replaced_libraries_leave_nothing_behind() {
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path().display();
     let script = format!(
-        "for round in $(seq 300); do rm -f {here}/*; cp $({LIBRARIES} | grep libssl) {here}/; LD_LIBRARY_PATH={here} curl --version > /dev/null; done; rm -f {here}/*"
+        "for round in $(seq 30); do rm -f {here}/*; cp $({LIBRARIES} | grep libssl) {here}/; LD_LIBRARY_PATH={here} curl --version > /dev/null; done; rm -f {here}/*"
     );
     run(&bench, "replaced", &script);
     let gone = until(|| (bench.daemon.status().probes.len() == before).then_some(()));
