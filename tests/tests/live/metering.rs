@@ -227,7 +227,9 @@ fn an_abandoned_stream_is_charged_for_what_came() {
         assert_eq!(truth.state, State::Abandoned);
         let billed = truth.call.expect("a call").billed.output_text;
         let counted = call.usage.output_text;
-        assert!((90..=billed + 10).contains(&counted), "{counted} tokens of {billed} that were sent");
+        // The server bills a token a word. Claude's own tokens are smaller, and an estimate for it counts those.
+        let most = if api == "anthropic" { billed * 5 / 4 } else { billed } + 10;
+        assert!((90..=most).contains(&counted), "{counted} tokens of {billed} that were sent");
         assert_usd(report.held(), 0, "held after the client has gone");
     }
 }
