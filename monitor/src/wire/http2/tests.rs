@@ -280,6 +280,25 @@ fn streams_after_the_last_one_of_a_goaway_are_refused() {
     assert!(trace.contains("0 Complete lost 0") && trace.contains("1 Refused lost 0"), "{trace}");
 }
 
+/// curl leaves when it has as much as was announced, and does not wait for the frame that ends the stream.
+#[test]
+fn an_answer_is_whole_when_all_that_was_announced_is_there() {
+    let announced = |length: &[u8]| [OK, &[0, 14], b"content-length", &[1], length].concat();
+    let ask = [frame(1, 5, 1, ASK)];
+    let whole = [frame(1, 4, 1, &announced(b"2")), frame(0, 0, 1, b"{"), frame(0, 0, 1, b"}")];
+    for size in [1, 9, usize::MAX] {
+        let trace = play(&by_hand(&ask, &whole), Limits::default(), &[size], &[]).to_string();
+        assert!(trace.contains("0 Complete lost 0"), "{trace}");
+    }
+    let short = [frame(1, 4, 1, &announced(b"3")), frame(0, 0, 1, b"{"), frame(0, 0, 1, b"}")];
+    let trace = perfect(&by_hand(&ask, &short)).to_string();
+    assert!(trace.contains("0 Truncated lost 0"), "{trace}");
+    // What ends the stream after all is no answer to anything else.
+    let ended = [&whole[..], &[frame(0, 1, 1, b"")]].concat();
+    let trace = perfect(&by_hand(&ask, &ended)).to_string();
+    assert!(trace.ends_with("0 Complete lost 0\n"), "{trace}");
+}
+
 #[test]
 fn a_websocket_on_a_stream_is_one() {
     // `:protocol: websocket` and the rest of an extended CONNECT.
