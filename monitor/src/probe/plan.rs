@@ -69,8 +69,10 @@ impl Plan {
         let shared: Vec<&Target> = findings.shared.iter().map(|shared| &shared.target).collect();
         let is_inside = |stack, role| shared.iter().any(|target| target.stack == stack && target.role == role);
         let is_needed = |target: &&Target| {
-            let is_inside = is_inside(target.stack, Role::Write) && is_inside(target.stack, Role::Read);
-            !(is_inside && matches!(target.role, Role::Write | Role::Read)) && !target.function.ends_with("_clear")
+            let goes_inside = matches!(target.role, Role::Write | Role::Read)
+                && is_inside(target.stack, Role::Write)
+                && is_inside(target.stack, Role::Read);
+            !goes_inside && !target.function.ends_with("_clear")
         };
         let public = findings.targets.iter().filter(is_needed);
         let shared = shared
