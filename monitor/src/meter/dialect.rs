@@ -146,7 +146,7 @@ pub struct Part {
 const PARTS: usize = 32;
 
 /// What an answer said so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub model: Option<Box<str>>,
     pub id: Option<Box<str>>,

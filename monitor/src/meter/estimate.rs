@@ -196,6 +196,18 @@ impl Text {
         self.main.bytes == 0
     }
 
+    /// Bytes of text so far.
+    pub fn size(&self) -> u64 {
+        self.main.bytes + self.tools.bytes
+    }
+
+    /// What is known beside the text.
+    pub fn beside(&self) -> impl PartialEq + use<> {
+        let Media { images, more_images, documents, sound, .. } = &self.media;
+        let media = (images.len(), *more_images, *documents, *sound);
+        (media, self.messages, self.calls, self.is_old_call)
+    }
+
     /// Text that came otherwise than as JSON.
     pub fn push(&mut self, text: &[u8]) {
         self.main.push(text);

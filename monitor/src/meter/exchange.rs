@@ -7,6 +7,7 @@ use super::{
     estimate::{Text, reasoning_allowance},
     json::{Node, Skimmer},
     provider,
+    repeat::{Repeat, Watch},
     tool::{self, Rule, Rules, Whole},
     usage::{Basis, Bucket, TokenCount, Units, Usage},
 };
@@ -40,6 +41,8 @@ pub struct Meter {
     /// The document is not well-formed, or ended early.
     is_broken: bool,
     report: Report,
+    /// A message of the stream that the next ones may repeat.
+    repeat: Option<Box<Repeat>>,
     tools: Arc<Rules>,
     tool: Option<Tool>,
     /// Bytes of the answer, coding removed.
@@ -196,6 +199,7 @@ impl Meter {
             is_damaged: false,
             is_broken: false,
             report: Report::default(),
+            repeat: None,
             tools,
             tool,
             answered: 0,
@@ -333,11 +337,40 @@ impl Meter {
         }
         self.is_damaged |= message.truncated;
         let payload = self.dialect.map_or(Cow::Borrowed(message.data), |dialect| dialect.payload(message.data));
+        if let Some(repeat) = &self.repeat
+            && !message.truncated
+            && repeat.take(message.event, &payload, &mut self.answer_text)
+        {
+            return;
+        }
         let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
-        let (node, is_whole) =
-            if has_text { Skimmer::read(&payload, &mut self.answer_text) } else { Skimmer::read(&payload, &mut ()) };
+        if !has_text {
+            let (node, is_whole) = Skimmer::read(&payload, &mut ());
+            return self.take_read(&node, is_whole);
+        }
+        let (report, api) = (self.report.clone(), self.dialect.map(Dialect::name));
+        let (beside, size) = (self.answer_text.beside(), self.answer_text.size());
+        let mut watch = Watch::new(&mut self.answer_text, &payload);
+        let (node, is_whole) = Skimmer::read(&payload, &mut watch);
+        let seen = watch.seen;
+        let is_text_alone = seen.len() == self.answer_text.size() - size && beside == self.answer_text.beside();
+        self.take_read(&node, is_whole);
+        if self.report != report || self.dialect.map(Dialect::name) != api {
+            // What came to nothing before may come to something now.
+            self.repeat = None;
+        } else if is_text_alone && is_whole && !message.truncated && self.may_repeat() {
+            self.repeat = Repeat::new(message.event, &payload, seen).map(Box::new).or(self.repeat.take());
+        }
+    }
+
+    /// Nothing but the report and the text follows a message.
+    fn may_repeat(&self) -> bool {
+        self.tool.is_none() && self.dialect.is_some() && self.purpose.is_some() && !self.is_final()
+    }
+
+    fn take_read(&mut self, node: &Node, is_whole: bool) {
         self.is_damaged |= !is_whole;
-        self.take_node(&node);
+        self.take_node(node);
     }
 
     fn take_node(&mut self, node: &Node) {

@@ -20,6 +20,7 @@ mod json;
 mod ollama;
 mod openai;
 mod provider;
+mod repeat;
 mod socket;
 pub mod tool;
 mod usage;
