@@ -21,17 +21,17 @@ pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
     step("formatting", cargo().args(["fmt", "--check"]))?;
     step("lints", cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))?;
+    if args.filter.is_none() {
+        println!("== fuzzing, briefly");
+        fuzz::run(&fuzz::Args::brief())?;
+    }
+    // Last, so that the run ends with their sum.
     println!("== tests");
     let mut tests = cargo();
     // There are no examples in the documentation; without them the last result is one that says something.
     tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     tests.args(args.filter.as_deref());
-    run_tests(&mut tests)?;
-    if args.filter.is_none() {
-        println!("== fuzzing, briefly");
-        fuzz::run(&fuzz::Args::brief())?;
-    }
-    Ok(())
+    run_tests(&mut tests)
 }
 
 fn step(what: &str, command: &mut Command) -> Result<()> {
