@@ -59,6 +59,20 @@ pub struct Charge {
     pub note: Option<String>,
 }
 
+impl Charge {
+    /// What it counts toward caps, and how much of that is a ceiling.
+    pub fn counts(&self) -> Option<(Money, Money)> {
+        match (self.ceiling, self.cost) {
+            (Some(ceiling), cost) => {
+                let cost = cost.unwrap_or_default();
+                let counted = ceiling.max(cost);
+                Some((counted, counted - cost))
+            }
+            (None, cost) => cost.map(|cost| (cost, Money::ZERO)),
+        }
+    }
+}
+
 /// The price row that was used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Row {

@@ -25,6 +25,8 @@ pub struct Report {
     pub stopped: Option<Stopped>,
     pub cap_usd: Option<Money>,
     pub spent_usd: Money,
+    /// What calls without a price count toward the cap beside it.
+    pub ceilings_usd: Money,
     pub held_usd: Money,
     pub started_at: String,
     pub calls: u64,
@@ -113,6 +115,7 @@ impl Report {
             state,
             cap_usd: row.cap,
             spent_usd: calls.iter().filter_map(|call| call.cost).sum(),
+            ceilings_usd: calls.iter().map(ceiling).sum(),
             held_usd: live.map(|live| live.held_usd).unwrap_or_default(),
             started_at: row.started_at,
             calls: calls.len() as u64,
@@ -139,6 +142,11 @@ fn stopped(state: &str, decisions: &[DecisionRow]) -> Option<Stopped> {
     }
     let last = decisions.iter().rev().find(|row| row.decision == "kill")?;
     Some(Stopped { decision: last.decision.clone(), reason: last.reason.clone(), at: last.at.clone() })
+}
+
+/// What a call without a price, or without a full one, counts beside what it cost.
+fn ceiling(call: &CallRow) -> Money {
+    call.ceiling.map_or(Money::ZERO, |ceiling| (ceiling - call.cost.unwrap_or_default()).max(Money::ZERO))
 }
 
 fn model_name(call: &CallRow) -> String {

@@ -18,6 +18,7 @@ pub struct Report {
     pub stopped: Option<Stopped>,
     pub cap_usd: Option<String>,
     pub spent_usd: String,
+    pub ceilings_usd: String,
     pub held_usd: String,
     pub calls: u64,
     pub exchanges: u64,

@@ -267,9 +267,10 @@ impl Accounts {
 
     fn put(&mut self, account: AccountId, charge: &Charge<'_>, onto: Onto) {
         let cost = sane(charge.cost);
+        let unpriced = sane(charge.unpriced).min(cost);
         let model = charge.model.and_then(|model| self.models.record(model, cost));
         let put = |node: &mut Node, calendar: &Calendar| {
-            node.spend(cost, charge.at, calendar);
+            node.spend(cost, unpriced, charge.at, calendar);
             node.histories.record(model, cost);
             node.count(Count::ModelCalls, 1);
             node.count(Count::Tokens, charge.tokens);
@@ -408,9 +409,14 @@ impl Accounts {
         self.node(account).map(|node| &node.budget)
     }
 
-    /// Spent since the account was opened, or restored.
+    /// What counts toward the cap since the account was opened, or restored.
     pub fn spent(&self, account: AccountId) -> Money {
         self.spent_in(account, Window::Total)
+    }
+
+    /// The part of it that is a ceiling, for calls without a price.
+    pub fn unpriced(&self, account: AccountId) -> Money {
+        self.node(account).map(|node| node.unpriced(Window::Total, &self.calendar)).unwrap_or_default()
     }
 
     pub fn spent_in(&self, account: AccountId, window: Window) -> Money {

@@ -185,6 +185,7 @@ impl Accounts {
         if !is_strict && spent + in_flight + needs <= cap {
             return Ok(());
         }
+        let spent = node.spent_of(window, &self.calendar);
         let reason = Reason::NextCallDoesNotFit { window, spent, held: node.held, needs, cap };
         self.fall_short(ask.account, reason.clone(), window);
         Err(Answer::Refuse(reason))
@@ -259,7 +260,8 @@ impl Accounts {
         self.resize(id, size.min(most.max(hold.running)));
         if size > most && matches!(self.policy(hold.account), HoldPolicy::WorstCase { .. }) {
             let short = self.path(hold.account).find_map(|(account, node)| {
-                let (window, spent, cap) = node.tightest(&self.calendar)?;
+                let (window, _, cap) = node.tightest(&self.calendar)?;
+                let spent = node.spent_of(window, &self.calendar);
                 let reason = Reason::NextCallDoesNotFit { window, spent, held: node.held, needs: size, cap };
                 node.room(&self.calendar).is_some_and(|room| room <= Money::ZERO).then_some((account, reason))
             });
@@ -306,7 +308,8 @@ impl Accounts {
         }
         let exhausted = self.path(account).find_map(|(account, node)| {
             let (window, spent, cap) = node.tightest(&self.calendar)?;
-            let reason = Reason::CallOutgrew { window, spent, held: node.held, running, cap };
+            let said = node.spent_of(window, &self.calendar);
+            let reason = Reason::CallOutgrew { window, spent: said, held: node.held, running, cap };
             (spent + node.held > cap).then_some((account, reason))
         });
         if let Some((account, reason)) = exhausted {

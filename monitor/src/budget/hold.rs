@@ -79,7 +79,10 @@ pub enum Wait {
 /// What a call came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
+    /// What counts toward limits.
     pub cost: Money,
+    /// The part of it that is a ceiling because no price is known: nobody is said to have spent that.
+    pub unpriced: Money,
     pub model: Option<&'a str>,
     pub tokens: u64,
     /// When it ended.

@@ -32,6 +32,6 @@ pub use history::History;
 pub use hold::{Answer, Ask, Charge, Consent, Estimate, HoldId, HoldPolicy, Wait};
 pub use ladder::{Action, InvalidLadder, Ladder, Rung, Trigger, WARN_PERCENTS};
 pub use limits::{Budget, Count, Limit, Limits, MoneyLimits};
-pub use reason::{Decision, Reason};
+pub use reason::{Decision, Reason, Spent};
 pub use rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules, Ruling};
 pub use signals::{Burn, Incident, SignalRules, Signals, Trouble};

@@ -10,7 +10,7 @@ use super::{
     history::Histories,
     ladder::{Action, Progress, Share, Trigger},
     limits::{Budget, Count, Limit},
-    reason::{Decision, Reason},
+    reason::{Decision, Reason, Spent},
 };
 use crate::price::Money;
 
@@ -62,6 +62,8 @@ pub(super) struct Node {
     pub depth: u32,
     pub budget: Budget,
     spent: [InPeriod; 5],
+    /// The part of it that is a ceiling.
+    unpriced: [InPeriod; 5],
     /// Caps that a person has added to.
     granted: [InPeriod; 5],
     approved_until: Option<Timestamp>,
@@ -95,6 +97,7 @@ impl Node {
             depth,
             budget,
             spent: [InPeriod::NONE; 5],
+            unpriced: [InPeriod::NONE; 5],
             granted: [InPeriod::NONE; 5],
             approved_until: None,
             held: Money::ZERO,
@@ -145,12 +148,22 @@ impl Node {
         self.spent[window.index()].get(calendar.period(window).start)
     }
 
+    pub fn unpriced(&self, window: Window, calendar: &Calendar) -> Money {
+        self.unpriced[window.index()].get(calendar.period(window).start)
+    }
+
+    /// As [`Node::spent`], for what is said of it.
+    pub fn spent_of(&self, window: Window, calendar: &Calendar) -> Spent {
+        Spent { counted: self.spent(window, calendar), unpriced: self.unpriced(window, calendar) }
+    }
+
     /// Counts in every period that has not ended since.
-    pub fn spend(&mut self, cost: Money, at: Timestamp, calendar: &Calendar) {
+    pub fn spend(&mut self, cost: Money, unpriced: Money, at: Timestamp, calendar: &Calendar) {
         for window in Window::ALL {
             let start = calendar.period(window).start;
             if at >= start {
                 self.spent[window.index()].add(start, cost);
+                self.unpriced[window.index()].add(start, unpriced);
             }
         }
     }
@@ -320,7 +333,7 @@ impl Node {
         Some(match limit {
             Limit::Money(window) => Reason::CapReached {
                 window: *window,
-                spent: self.spent(*window, calendar),
+                spent: self.spent_of(*window, calendar),
                 cap: self.cap(*window, calendar)?,
             },
             Limit::Count(count) => Reason::CountReached {
@@ -378,7 +391,7 @@ impl Node {
                     Limit::Money(window) => self.cap(*window, calendar).map(|cap| Reason::ShareReached {
                         window: *window,
                         percent,
-                        spent: self.spent(*window, calendar),
+                        spent: self.spent_of(*window, calendar),
                         cap,
                     }),
                     _ => self.reason(limit, calendar),

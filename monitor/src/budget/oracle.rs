@@ -226,7 +226,13 @@ impl World {
                 let cost = if is_wild { dear } else { dear.min(self.books.hold(id)) };
                 // Some are told of a moment later.
                 let at = self.now.checked_sub(SignedDuration::from_secs(i64::from(step.amount % 50))).expect("a time");
-                let charge = Charge { cost, model: Some(["a", "b"][usize::from(step.amount % 2)]), tokens: 1, at };
+                let charge = Charge {
+                    cost,
+                    unpriced: Money::ZERO,
+                    model: Some(["a", "b"][usize::from(step.amount % 2)]),
+                    tokens: 1,
+                    at,
+                };
                 let is_covered = cost <= self.books.hold(id);
                 assert!(self.accounts.settle(id, &charge));
                 assert!(!self.accounts.settle(id, &charge), "a hold ends once");

@@ -1,5 +1,7 @@
 //! What is decided, and why.
 
+use std::fmt;
+
 use super::{
     accounts::AccountId,
     calendar::Window,
@@ -10,17 +12,35 @@ use super::{
 };
 use crate::price::Money;
 
+/// What counts toward a cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    pub counted: Money,
+    /// The part of it that is a ceiling, for calls without a price.
+    pub unpriced: Money,
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${}", self.counted)?;
+        if self.unpriced.is_zero() {
+            return Ok(());
+        }
+        write!(f, " (${} of it the ceiling of calls without a price)", self.unpriced)
+    }
+}
+
 /// Why an account is acted on, or a call refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    #[error("spent ${spent} of ${cap}{}: the cap is reached", of(*.window))]
-    CapReached { window: Window, spent: Money, cap: Money },
-    #[error("spent ${spent} and holds ${held} of ${cap}{}: the next call, at least ${needs}, does not fit", of(*.window))]
-    NextCallDoesNotFit { window: Window, spent: Money, held: Money, needs: Money, cap: Money },
-    #[error("spent ${spent} and holds ${held} of ${cap}{}: a call that has cost ${running} so far cannot be paid for any longer", of(*.window))]
-    CallOutgrew { window: Window, spent: Money, held: Money, running: Money, cap: Money },
-    #[error("{percent} % of the cap is spent: ${spent} of ${cap}{}", of(*.window))]
-    ShareReached { window: Window, percent: u16, spent: Money, cap: Money },
+    #[error("spent {spent} of ${cap}{}: the cap is reached", of(*.window))]
+    CapReached { window: Window, spent: Spent, cap: Money },
+    #[error("spent {spent} and holds ${held} of ${cap}{}: the next call, at least ${needs}, does not fit", of(*.window))]
+    NextCallDoesNotFit { window: Window, spent: Spent, held: Money, needs: Money, cap: Money },
+    #[error("spent {spent} and holds ${held} of ${cap}{}: a call that has cost ${running} so far cannot be paid for any longer", of(*.window))]
+    CallOutgrew { window: Window, spent: Spent, held: Money, running: Money, cap: Money },
+    #[error("{percent} % of the cap is spent: {spent} of ${cap}{}", of(*.window))]
+    ShareReached { window: Window, percent: u16, spent: Spent, cap: Money },
     #[error("{used} of {cap} {}", .count.name())]
     CountReached { count: Count, used: u64, cap: u64 },
     #[error("{used} of {cap} calls of tool {tool}")]

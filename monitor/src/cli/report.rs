@@ -49,11 +49,14 @@ pub fn human(report: &Report, with_calls: bool) -> String {
         report.exchanges,
         tokens(&report.usage)
     ));
-    if report.unpriced > 0 || report.unread > 0 {
+    if report.unpriced > 0 {
         text.push_str(&format!(
-            "NOT COUNTED: {} calls without a price, {} that could not be read\n",
-            report.unpriced, report.unread
+            "NOT IN THE SUM: {} calls without a price, which count ${} toward the cap\n",
+            report.unpriced, report.ceilings_usd
         ));
+    }
+    if report.unread > 0 {
+        text.push_str(&format!("NOT COUNTED: {} connections or calls that could not be read\n", report.unread));
     }
     text.push_str(&models(report));
     text.push_str(&processes(report));

@@ -245,16 +245,20 @@ impl Engine {
             self.accounts.release(hold);
             return;
         }
-        if let Some(cost) = charge.cost {
-            let used = charge.usage();
+        let used = charge.usage();
+        let counts = charge.counts();
+        if let Some((cost, unpriced)) = counts {
             let tokens = used.input_total().saturating_add(used.output_total());
-            let charge = budget::Charge { cost, model: charge.metered.model(), tokens, at };
+            let charge = budget::Charge { cost, unpriced, model: charge.metered.model(), tokens, at };
             if !self.accounts.settle(hold, &charge) {
                 self.accounts.charge(task.account, &charge);
             }
+        } else {
+            self.accounts.release(hold);
+        }
+        if charge.cost.is_some() {
             return;
         }
-        self.accounts.release(hold);
         let note = charge.note.as_deref().unwrap_or("no price");
         if charge.metered.billing == Billing::Unknown {
             task.unread += 1;
@@ -263,13 +267,16 @@ impl Engine {
         }
         let model = charge.metered.model().unwrap_or("an unnamed model").to_owned();
         let is_new = task.said_unpriced.insert(model.clone());
-        let used = charge.usage();
-        let message = format!(
-            "a call to {model} has no price ({note}): {} tokens in, {} out count nothing towards the cap",
-            used.input_total(),
-            used.output_total()
-        );
         if is_new {
+            let counted = match counts {
+                Some((ceiling, _)) => format!("as ${ceiling} toward the cap, by `price.unpriced_ceiling`"),
+                None => "nothing toward the cap".into(),
+            };
+            let message = format!(
+                "a call to {model} has no price ({note}): {} tokens in, {} out count {counted}",
+                used.input_total(),
+                used.output_total()
+            );
             self.decide(slot, Kind::Unpriced, message);
         }
     }

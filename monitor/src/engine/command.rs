@@ -110,6 +110,8 @@ pub struct TaskStatus {
     pub state: &'static str,
     pub cap_usd: Option<Money>,
     pub spent_usd: Money,
+    /// What calls without a price count toward the cap beside it.
+    pub ceilings_usd: Money,
     pub held_usd: Money,
     pub in_flight: u64,
     pub calls: u64,

@@ -96,8 +96,8 @@ impl Engine {
             .accounts
             .open(None, self.budget.clone().with_total(cap))
             .map_err(|error| CommandError::Failed(format!("cannot open an account: {error}")))?;
-        for PastCharge { at, model, tokens, cost } in charges {
-            let charge = Charge { cost: *cost, model: model.as_deref(), tokens: *tokens, at: *at };
+        for PastCharge { at, model, tokens, cost, unpriced } in charges {
+            let charge = Charge { cost: *cost, unpriced: *unpriced, model: model.as_deref(), tokens: *tokens, at: *at };
             self.accounts.restore(account, &charge, Onto::Path);
         }
         self.accounts.activate(account, Timestamp::now());
@@ -171,7 +171,13 @@ impl Engine {
         for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
             let mut charges = ledger.charges(&row.task)?;
             let lost = open_calls.iter().filter(|call| call.task == row.task);
-            charges.extend(lost.map(|call| PastCharge { at: now, model: None, tokens: 0, cost: call.hold }));
+            charges.extend(lost.map(|call| PastCharge {
+                at: now,
+                model: None,
+                tokens: 0,
+                cost: call.hold,
+                unpriced: Money::ZERO,
+            }));
             running.push((row, charges));
         }
         for call in open_calls {
@@ -185,14 +191,14 @@ impl Engine {
                 continue;
             };
             match self.open_task(&id, cgroup, row.cap, &charges) {
-                Ok(slot) => self.take_up(slot, row.cap, charges.iter().map(|charge| charge.cost).sum()),
+                Ok(slot) => self.take_up(slot),
                 Err(error) => tracing::error!("cannot take up task {id}: {error}"),
             }
         }
         Ok(())
     }
 
-    fn take_up(&mut self, slot: Slot, cap: Option<Money>, spent: Money) {
+    fn take_up(&mut self, slot: Slot) {
         let processes = self.tasks.get(&slot).map(|task| task.cgroup.processes()).unwrap_or_default();
         for &pid in &processes {
             // `born` 0 is before anything that will be seen: connections of its present address space are new ones.
@@ -209,8 +215,11 @@ impl Engine {
             Some(slot),
             "the daemon was away while the task ran: what it spent meanwhile is not known".into(),
         );
-        if let Some(cap) = cap.filter(|&cap| spent >= cap) {
-            return self.stop(slot, &Reason::CapReached { window: Window::Total, spent, cap });
+        // A cap that was reached before takes effect now.
+        self.accounts.tick(Timestamp::now());
+        self.act_on_decisions();
+        if !self.is_running(slot) {
+            return;
         }
         // A request that was held when the daemon went away waits for somebody to let it go.
         for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
@@ -452,7 +461,8 @@ impl Engine {
             task: task.id.clone(),
             state: task.state.name(),
             cap_usd: self.accounts.cap(task.account, Window::Total),
-            spent_usd: self.accounts.spent(task.account),
+            spent_usd: self.accounts.spent(task.account) - self.accounts.unpriced(task.account),
+            ceilings_usd: self.accounts.unpriced(task.account),
             held_usd: self.accounts.held(task.account),
             in_flight: self.accounts.calls_in_flight(task.account),
             calls: task.calls,

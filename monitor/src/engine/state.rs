@@ -159,7 +159,7 @@ impl Engine {
         self.alerts.raise(Alert {
             kind,
             task: task.map(|task| task.id.clone()),
-            spent: task.map(|task| self.accounts.spent(task.account)),
+            spent: task.map(|task| self.accounts.spent(task.account) - self.accounts.unpriced(task.account)),
             cap: task.and_then(|task| self.accounts.cap(task.account, Window::Total)),
             message,
             at: Timestamp::now(),

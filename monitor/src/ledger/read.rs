@@ -42,7 +42,10 @@ pub struct PastCharge {
     pub at: Timestamp,
     pub model: Option<String>,
     pub tokens: u64,
+    /// What it counts toward caps.
     pub cost: Money,
+    /// The part of it that is a ceiling, for a call without a price.
+    pub unpriced: Money,
 }
 
 /// A call with its charge.
@@ -59,6 +62,8 @@ pub struct CallRow {
     pub usage: Usage,
     pub basis: Basis,
     pub cost: Option<Money>,
+    /// What it counts toward caps in place of a cost that is not known, or not known in full.
+    pub ceiling: Option<Money>,
     pub price_row: Option<serde_json::Value>,
     pub note: Option<String>,
 }
@@ -128,8 +133,8 @@ impl Reader {
 
     /// What each call cost, oldest first.
     pub fn charges(&self, task: &str) -> Result<Vec<PastCharge>, LedgerError> {
-        let sql = "SELECT ended_at, charges.model AS model, usage, cost FROM charges JOIN calls ON calls.id = call WHERE task = ? \
-                   AND cost IS NOT NULL ORDER BY calls.id";
+        let sql = "SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call WHERE task = ? \
+                   AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id";
         self.rows(sql, task, past_charge)
     }
 
@@ -149,7 +154,7 @@ impl Reader {
 
     /// Exchanges that cost something, or may have.
     pub fn calls(&self, task: &str) -> Result<Vec<CallRow>, LedgerError> {
-        let sql = "SELECT id, pid, started_at, ended_at, provider, charges.model AS model, response_id, stream, usage, basis, cost, price_row, \
+        let sql = "SELECT id, pid, started_at, ended_at, provider, charges.model AS model, response_id, stream, usage, basis, cost, ceiling, price_row, \
                    note FROM calls JOIN charges ON call = id WHERE task = ? AND basis <> 'none' ORDER BY id";
         self.rows(sql, task, call_row)
     }
@@ -196,12 +201,15 @@ fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
 
 fn past_charge(row: &Row<'_>) -> rusqlite::Result<PastCharge> {
     let used: Usage = json(row, "usage")?.unwrap_or_default();
+    let priced = row.get::<_, Option<i64>>("cost")?.map(money).unwrap_or_default();
+    let cost = row.get::<_, Option<i64>>("ceiling")?.map_or(priced, |ceiling| money(ceiling).max(priced));
     Ok(PastCharge {
         // One whose time cannot be read counts in every window.
         at: row.get::<_, String>("ended_at")?.parse().unwrap_or(Timestamp::MAX),
         model: row.get("model")?,
         tokens: used.input_total().saturating_add(used.output_total()),
-        cost: row.get("cost").map(money)?,
+        cost,
+        unpriced: cost - priced,
     })
 }
 
@@ -219,6 +227,7 @@ fn call_row(row: &Row<'_>) -> rusqlite::Result<CallRow> {
         usage: json(row, "usage")?.unwrap_or_default(),
         basis: serde_json::from_value(basis.into()).unwrap_or(Basis::None),
         cost: row.get::<_, Option<i64>>("cost")?.map(money),
+        ceiling: row.get::<_, Option<i64>>("ceiling")?.map(money),
         price_row: json(row, "price_row")?,
         note: row.get("note")?,
     })

@@ -6,10 +6,12 @@ use rusqlite::Connection;
 
 use super::LedgerError;
 
-const VERSION: i64 = 1;
-
+/// What makes each version of the one before; a ledger of any of them is brought up to the last one when it is opened.
+///
 /// Money is in pico-USD, times are RFC 3339 in UTC.
-const SCHEMA: &str = "
+const VERSIONS: [&str; 2] = [FIRST, SECOND];
+
+const FIRST: &str = "
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY,
     task TEXT NOT NULL,
@@ -66,7 +68,25 @@ CREATE INDEX processes_by_task ON processes (task);
 CREATE INDEX tasks_by_task ON tasks (task);
 ";
 
-const TABLES: [&str; 6] = ["tasks", "task_ends", "processes", "calls", "charges", "decisions"];
+/// Ceilings of calls without a price; accounts above tasks, their budgets and what people have added to them; who decided.
+const SECOND: &str = "
+ALTER TABLE charges ADD COLUMN ceiling INTEGER;
+ALTER TABLE tasks ADD COLUMN parent TEXT;
+ALTER TABLE tasks ADD COLUMN workflow TEXT;
+ALTER TABLE tasks ADD COLUMN tenant TEXT;
+ALTER TABLE tasks ADD COLUMN budget TEXT;
+ALTER TABLE decisions ADD COLUMN actor TEXT;
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    account TEXT NOT NULL,
+    what TEXT NOT NULL,
+    actor TEXT NOT NULL
+) STRICT;
+CREATE INDEX orders_by_account ON orders (account);
+";
+
+const TABLES: [&str; 7] = ["tasks", "task_ends", "processes", "calls", "charges", "decisions", "orders"];
 
 /// Opens the ledger for writing; makes it if it is not there.
 pub fn open(path: &Path) -> Result<Connection, LedgerError> {
@@ -77,26 +97,30 @@ pub fn open(path: &Path) -> Result<Connection, LedgerError> {
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(error)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(error)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(error)?;
-    match found {
-        0 => create(&mut connection).map_err(error)?,
-        VERSION => {}
-        found if found > VERSION => return Err(LedgerError::Newer { path: path.into(), found, known: VERSION }),
-        _ => {}
+    let known = i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(LedgerError::Newer { path: path.into(), found, known });
+    }
+    if found < known {
+        bring_up(&mut connection, usize::try_from(found).unwrap_or(0)).map_err(error)?;
     }
     Ok(connection)
 }
 
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+fn bring_up(connection: &mut Connection, from: usize) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
+    for version in VERSIONS.iter().skip(from) {
+        transaction.execute_batch(version)?;
+    }
     for table in TABLES {
         for change in ["UPDATE", "DELETE"] {
             transaction.execute_batch(&format!(
-                "CREATE TRIGGER {table}_no_{change} BEFORE {change} ON {table} BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;"
+                "CREATE TRIGGER IF NOT EXISTS {table}_no_{change} BEFORE {change} ON {table} \
+                 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;"
             ))?;
         }
     }
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.pragma_update(None, "user_version", i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX))?;
     transaction.commit()
 }
 
@@ -108,7 +132,7 @@ mod tests {
     fn nothing_can_be_changed_or_deleted() {
         let directory = tempfile::tempdir().expect("a directory");
         let connection = open(&directory.path().join("ledger.db")).expect("a ledger");
-        connection.execute("INSERT INTO decisions VALUES (1, 't', 'a', 'warn', 'r')", []).expect("an insert");
+        connection.execute("INSERT INTO decisions VALUES (1, 't', 'a', 'warn', 'r', NULL)", []).expect("an insert");
         for change in ["UPDATE decisions SET task = 'b'", "DELETE FROM decisions"] {
             let error = connection.execute(change, []).expect_err(change);
             assert!(error.to_string().contains("append-only"), "{error}");
@@ -121,5 +145,32 @@ mod tests {
         let path = directory.path().join("ledger.db");
         open(&path).expect("a ledger").pragma_update(None, "user_version", 99).expect("a pragma");
         assert!(open(&path).expect_err("newer").to_string().contains("newer version"));
+    }
+
+    #[test]
+    fn a_ledger_of_the_first_version_is_brought_up() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger.db");
+        let old = rusqlite::Connection::open(&path).expect("a file");
+        old.execute_batch(super::FIRST).expect("the first version");
+        old.execute_batch(
+            "INSERT INTO tasks VALUES (1, 't', '/c', 7, '2026-01-01T00:00:00Z'); \
+             INSERT INTO calls VALUES (1, 't', 9, '2026-01-01T00:00:00Z', 'm', 3); \
+             INSERT INTO charges VALUES (1, '2026-01-01T00:00:01Z', NULL, 'm', NULL, 0, '{}', '{}', 'measured', 5, NULL, NULL); \
+             PRAGMA user_version = 1",
+        )
+        .expect("what the first version wrote");
+        drop(old);
+        drop(open(&path).expect("a ledger"));
+        let reader = crate::ledger::Reader::open(&path).expect("a ledger");
+        let charges = reader.charges("t").expect("charges");
+        assert_eq!(charges.len(), 1);
+        assert_eq!((charges[0].cost.pico_usd(), charges[0].unpriced.pico_usd()), (5, 0));
+        let change = open(&path).expect("again").execute("DELETE FROM orders", []);
+        // Nothing is there to be deleted; the triggers are.
+        assert_eq!(change, Ok(0));
+        let again = open(&path).expect("again");
+        again.execute("INSERT INTO orders VALUES (1, 'a', 't', 'w', 'x')", []).expect("an insert");
+        assert!(again.execute("DELETE FROM orders", []).is_err());
     }
 }

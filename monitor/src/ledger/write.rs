@@ -177,8 +177,8 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
     let json = |value: Result<String, serde_json::Error>| value.unwrap_or_else(|_| "{}".into());
     transaction
         .prepare_cached(
-            "INSERT OR IGNORE INTO charges (call, ended_at, provider, model, response_id, stream, usage, units, basis, cost, price_row, note) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO charges (call, ended_at, provider, model, response_id, stream, usage, units, basis, cost, ceiling, price_row, note) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             i64::try_from(call).unwrap_or(i64::MAX),
@@ -191,6 +191,7 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
             json(serde_json::to_string(&metered.units)),
             metered.basis.name(),
             charge.cost.map(pico),
+            charge.ceiling.map(pico),
             charge.row.as_ref().map(|row| json(serde_json::to_string(row))),
             charge.note,
         ])

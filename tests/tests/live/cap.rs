@@ -4,6 +4,7 @@ use serde_json::json;
 use tollgate_tests::{
     Client, Config, Report, Seen, Truth,
     clients::Curl,
+    daemon::Options,
     model_server::Api,
     reference_price::{self, PicoUsd},
     report::Call,
@@ -138,4 +139,31 @@ fn a_task_at_its_cap_cannot_go_on() {
     let output = bench.daemon.run("again", CAP, &Client::loop_agent(&bench.server, "again").with(&["--calls", "1"]));
     assert!(!output.status.success(), "{}", text(&output.stdout));
     assert_eq!(bench.server.truth_of("again").len(), arrived, "no further request arrived");
+}
+
+/// What a call without a price costs is not known: it counts at its ceiling, so that the cap holds all the same, also after a restart. Nobody is
+/// said to have spent that.
+#[test]
+fn calls_without_a_price_count_at_their_ceiling() {
+    let mut bench = Bench::with_options(
+        Config::default(),
+        &Options { config: Some("[price]\nunpriced_ceiling = { input = \"15\", output = \"75\" }".into()) },
+    );
+    let ask = json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 100, "reasoning_tokens": 0});
+    let client = Client::loop_agent(&bench.server, "unpriced").asking(&ask).with(&["--model", "house-blend-1"]);
+    // A call counts $0.0225: the second one reaches this.
+    let run = |bench: &Bench| bench.daemon.run("unpriced", "0.04", &client);
+    let output = run(&bench);
+    assert_exit(&output, 137);
+    let report = bench.daemon.report_when("unpriced", |report| report.state == "stopped" && report.held() == 0);
+    assert_eq!((report.calls, report.unpriced, report.spent()), (2, 2, 0), "{report:?}");
+    assert_eq!(report.ceilings_usd, "0.045");
+    let reason = report.stopped.expect("why it was stopped").reason;
+    assert!(reason.contains("spent $0.045 ($0.045 of it the ceiling of calls without a price) of $0.04"), "{reason}");
+    assert_eq!(bench.server.truth_of("unpriced").len(), 2);
+
+    bench.daemon.terminate();
+    bench.daemon.restart();
+    assert!(!run(&bench).status.success());
+    assert_eq!(bench.server.truth_of("unpriced").len(), 2, "what counted is remembered");
 }

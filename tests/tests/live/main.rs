@@ -33,8 +33,12 @@ impl Bench {
     }
 
     fn with_server(config: Config) -> Self {
+        Self::with_options(config, &Options::default())
+    }
+
+    fn with_options(config: Config, options: &Options) -> Self {
         let server = ModelServer::start(config).expect("starting the model server");
-        Self { daemon: Daemon::start(&Options::default()), server }
+        Self { daemon: Daemon::start(options), server }
     }
 
     /// Nothing was lost on the way from the kernel.
