@@ -70,6 +70,8 @@ pub struct Gate {
 pub const GATE_OPEN: u32 = 0;
 /// Any write is answered with `SIGKILL` before it leaves.
 pub const GATE_SHUT: u32 = 1;
+/// As open, and no new connection is made.
+pub const GATE_CUT: u32 = 2;
 
 /// A process that belongs to a task, keyed by its id in the initial pid namespace. Inherited by fork, kept over cgroup moves.
 #[repr(C)]

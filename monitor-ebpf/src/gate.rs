@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
 use aya_ebpf::helpers::generated::bpf_send_signal;
-use monitor_common::{FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_SHUT, Gate};
+use monitor_common::{FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
 
 use crate::maps::{GATES, count};
 
@@ -21,6 +21,14 @@ pub const SIGSTOP: u32 = 19;
 unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's pointer is to a live, aligned map value.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
+}
+
+/// One of the `GATE_*` states.
+#[inline(always)]
+pub fn state(slot: u32) -> u32 {
+    let Some(gate) = GATES.get_ptr(slot) else { return GATE_OPEN };
+    // SAFETY: a live map value; volatile because user space changes it.
+    unsafe { core::ptr::read_volatile(&raw const (*gate).state) }
 }
 
 /// Kills the current process if its task is shut. Said before anything else about a write.

@@ -3,16 +3,17 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::{
-    budget::{self, HoldPolicy, Ladder, WARN_PERCENTS},
+    budget::Settings,
     meter::tool::{Rule, Rules},
-    price::{CeilingSetting, Money, Overrides},
+    price::{CeilingSetting, Overrides},
     probe::Capacity,
+    task::AccountName,
 };
 
 /// Where the daemon listens, and its clients look for it.
@@ -26,7 +27,9 @@ pub const FILE: &str = "/etc/tollgate/tollgate.toml";
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub daemon: Daemon,
-    pub budget: Budget,
+    /// What each task's budget starts from.
+    pub budget: Settings,
+    pub account: Vec<Account>,
     pub cgroup: Cgroup,
     pub kernel: Kernel,
     pub price: Price,
@@ -39,63 +42,17 @@ pub struct Config {
 pub struct Daemon {
     pub state_dir: Option<PathBuf>,
     pub socket: Option<PathBuf>,
+    /// Where hours, days, weeks and months begin, by its name in the IANA database.
+    pub time_zone: Option<String>,
 }
 
+/// A tenant or a workflow with a budget of its own. All others have none.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Budget {
-    /// Hold for a call before any call of its task is known, in USD.
-    pub first_hold: Money,
-    /// What is held for an answer on top of what its request costs, in USD.
-    pub hold_floor: Money,
-    /// How large holds are.
-    pub holds: Holds,
-    /// Shares of the cap that are said when they are spent.
-    pub warn_percent: Vec<u16>,
-    /// Time between `SIGTERM` and `SIGKILL` when a task is stopped.
-    pub kill_grace_seconds: u64,
-}
-
-/// What is held for a call from its start to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Holds {
-    /// What 99 of 100 calls before it did not exceed.
-    Expected,
-    /// Nothing: a burst may overshoot.
-    Off,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            // One cent: a thousand words in and out of a mid-priced model.
-            first_hold: Money::from_pico_usd(Money::PICO_PER_USD / 100),
-            hold_floor: Money::ZERO,
-            holds: Holds::Expected,
-            warn_percent: WARN_PERCENTS.to_vec(),
-            kill_grace_seconds: 2,
-        }
-    }
-}
-
-impl Budget {
-    pub fn kill_grace(&self) -> Duration {
-        Duration::from_secs(self.kill_grace_seconds)
-    }
-
-    /// What every task's budget starts from: warnings, and at the cap the end.
-    ///
-    /// # Errors
-    /// Which of the warnings makes no sense.
-    pub fn of_a_task(&self) -> Result<budget::Budget, budget::InvalidLadder> {
-        let ladder = Ladder::kill_at_cap(&self.warn_percent)?;
-        let holds = match self.holds {
-            Holds::Expected => HoldPolicy::Expected,
-            Holds::Off => HoldPolicy::Off,
-        };
-        Ok(budget::Budget { ladder, holds, floor: self.hold_floor, ..budget::Budget::unlimited(self.first_hold) })
-    }
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// `tenant=NAME`, `workflow=NAME` or `workflow=TENANT/NAME`; or a task's name, for what is not said when it is started.
+    pub name: AccountName,
+    pub budget: Settings,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -189,13 +146,11 @@ impl Config {
         if config.kernel.processes == 0 || config.kernel.connections == 0 {
             return Err("kernel.processes and kernel.connections must not be 0".into());
         }
-        if config.budget.first_hold <= Money::ZERO {
-            return Err("budget.first_hold must be more than 0".into());
+        config.budget.budget().map_err(|error| format!("budget.{error}"))?;
+        for account in &config.account {
+            account.budget.budget().map_err(|error| format!("account {}: budget.{error}", account.name))?;
         }
-        if config.budget.hold_floor < Money::ZERO {
-            return Err("budget.hold_floor must not be less than 0".into());
-        }
-        config.budget.of_a_task().map_err(|error| format!("budget.warn_percent: {error}"))?;
+        config.zone()?;
         let subtree = config.cgroup.subtree.trim_matches('/');
         if subtree.is_empty() || subtree.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
             return Err(format!(
@@ -205,6 +160,20 @@ impl Config {
         }
         Rules::new(config.tool.clone()).map_err(|error| error.to_string())?;
         Ok(config)
+    }
+
+    /// Where the windows of budgets begin.
+    ///
+    /// # Errors
+    /// When there is no such time zone.
+    pub fn zone(&self) -> Result<TimeZone, String> {
+        let Some(name) = &self.daemon.time_zone else { return Ok(TimeZone::UTC) };
+        TimeZone::get(name).map_err(|error| format!("daemon.time_zone: {error}"))
+    }
+
+    /// What is said of an account in this file.
+    pub fn account(&self, name: &AccountName) -> Option<&Settings> {
+        self.account.iter().find(|account| account.name == *name).map(|account| &account.budget)
     }
 
     /// What calls of tools cost.
@@ -228,7 +197,7 @@ mod tests {
     #[test]
     fn every_key_has_a_default() {
         let config = Config::parse("").expect("the defaults");
-        assert_eq!(config.budget.first_hold.to_string(), "0.01");
+        assert_eq!(config.budget.budget().expect("a budget").first_hold.to_string(), "0.01");
         assert_eq!(config.kernel.capacity().ring_bytes, 32 << 20);
         assert!(config.price.fallback && config.price.unpriced_ceiling.ceiling().is_some());
         assert_eq!(config.price.overrides.iter().count(), 0);
@@ -237,10 +206,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let wrong = |text: &str| Config::parse(text).expect_err(text);
-        assert_eq!(
-            wrong("[budget]\nfirst_hodl = \"1\""),
-            "line 2: unknown field `first_hodl`, expected one of `first_hold`, `hold_floor`, `holds`, `warn_percent`, `kill_grace_seconds`"
+        assert!(
+            wrong("[budget]\nfirst_hodl = \"1\"")
+                .starts_with("line 2: unknown field `first_hodl`, expected one of `total`,")
         );
+        assert!(wrong("[budget]\nladder = [\"stop@1\"]").starts_with("line 2: `stop@1` is no rung of a ladder"));
+        assert!(wrong("[[account]]\nname = \"tenant=\"\nbudget = {}").starts_with("line 2: `` is not a task name"));
+        assert!(wrong("[[account]]\nname = \"tenant=a\"\nbudget = { day = \"0\" }").contains("tenant=a: budget.day"));
+        assert!(wrong("[daemon]\ntime_zone = \"Mars/Olympus\"").starts_with("daemon.time_zone: "));
         assert!(wrong("[budget]\nfirst_hold = \"1e3\"").starts_with("line 2: `1e3` is not an amount in USD"));
         assert!(wrong("[budget]\nwarn_percent = [0]").contains("budget.warn_percent: a rung at 0 %"));
         assert!(wrong("[budget]\nholds = \"of\"").starts_with("line 2: unknown variant `of`"));

@@ -13,7 +13,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    meter::{Basis, Billing, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
+    meter::{Basis, Billing, Bucket, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
     price::{Component, Money, Price, PriceBook, Query, Quote, Unpriced},
     wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
@@ -24,12 +24,10 @@ pub enum Step {
     Started {
         exchange: ExchangeId,
     },
-    /// The request is known: whether it is a call, and what it costs at least, where that can be said.
+    /// The request is known: what it asks for, if it is a call.
     Asked {
         exchange: ExchangeId,
-        may_cost: bool,
-        model: Option<Box<str>>,
-        least: Option<Money>,
+        call: Option<Box<Asked>>,
     },
     /// More of the answer has come; what it costs by now, roughly.
     Running {
@@ -44,6 +42,24 @@ pub enum Step {
     Passed,
     Unreadable(Unreadable),
 }
+
+/// What a call asks for, and what that may cost, where it can be said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub model: Option<Box<str>>,
+    pub tool: Option<Box<str>>,
+    /// What the request costs without any answer.
+    pub least: Option<Money>,
+    /// With an answer of [`LIKELY_ANSWER`] tokens, or of as many as it allows if these are fewer.
+    pub likely: Option<Money>,
+    /// With an answer as long as it allows.
+    pub worst: Option<Money>,
+    /// Port that the request names, or that its scheme means.
+    pub port: Option<u16>,
+}
+
+/// Tokens of an answer of which nothing is known: a page of text.
+const LIKELY_ANSWER: u64 = 1000;
 
 /// An exchange with its price.
 #[derive(Debug, Clone)]
@@ -270,11 +286,8 @@ impl Steps<'_> {
         open.meter.on(event);
         match event {
             Event::RequestEnd => {
-                let may_cost = open.meter.may_cost();
-                let least = open.meter.least_tool_cost();
-                let least = if may_cost { least.or_else(|| running_cost(prices, open, at)) } else { None };
-                let model = open.meter.model_requested().map(Into::into);
-                (self.out)(Step::Asked { exchange, may_cost, model, least });
+                let call = open.meter.may_cost().then(|| Box::new(asked(prices, open, at)));
+                (self.out)(Step::Asked { exchange, call });
             }
             Event::ResponseBody(data) => open.unsaid += data.len(),
             Event::Message(message) => open.unsaid += message.data.len(),
@@ -292,17 +305,54 @@ impl Steps<'_> {
     }
 }
 
-/// What an exchange counts toward a cap by now: its cost, or where that is not known, the ceiling.
+fn asked(prices: &PriceBook, open: &Open, at: Timestamp) -> Asked {
+    let (model, tool) = (open.meter.model_requested().map(Into::into), open.meter.tool().map(Into::into));
+    let port = port(&open.url);
+    if let Some(least) = open.meter.least_tool_cost() {
+        return Asked { model, tool, least: Some(least), likely: Some(least), worst: None, port };
+    }
+    let used = open.meter.running();
+    let with_answer = |tokens: u64| {
+        let mut usage = used;
+        usage.add(Bucket::OutputText, tokens);
+        cost_so_far(prices, open, at, &usage)
+    };
+    let most = open.meter.most_output();
+    Asked {
+        model,
+        tool,
+        least: cost_so_far(prices, open, at, &used),
+        likely: with_answer(most.unwrap_or(LIKELY_ANSWER).min(LIKELY_ANSWER)),
+        worst: most.and_then(with_answer),
+        port,
+    }
+}
+
+fn port(url: &str) -> Option<u16> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    // An IPv6 address has colons of its own, in brackets.
+    match authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        Some((_, port)) => port.parse().ok(),
+        None => Some(if scheme == "https" { 443 } else { 80 }),
+    }
+}
+
+/// What an exchange counts toward a cap by now.
 fn running_cost(prices: &PriceBook, open: &Open, at: Timestamp) -> Option<Money> {
+    cost_so_far(prices, open, at, &open.meter.running())
+}
+
+/// What this usage counts toward a cap: its cost, or where that is not known, the ceiling.
+fn cost_so_far(prices: &PriceBook, open: &Open, at: Timestamp, usage: &Usage) -> Option<Money> {
     let query = Query {
         url: Some(&open.url),
         took: Some(open.took(at)),
         ..Query::new(open.meter.model_requested().unwrap_or_default(), open.started)
     };
-    let usage = open.meter.running();
     match prices.rates(&query) {
-        Ok(rates) => Some(rates.cost(&usage)),
-        Err(why) => prices.ceiling(why, &usage),
+        Ok(rates) => Some(rates.cost(usage)),
+        Err(why) => prices.ceiling(why, usage),
     }
 }
 

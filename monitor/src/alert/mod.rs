@@ -14,7 +14,10 @@ use std::{
 use jiff::Timestamp;
 use libsystemd::logging::{Priority, journal_send};
 
-use crate::{price::Money, task::TaskId};
+use crate::{
+    price::Money,
+    task::{AccountName, TaskId},
+};
 
 /// What happened, in one word; each has its own `MESSAGE_ID`, which stays the same for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,30 @@ pub enum Kind {
     Lost,
     /// The daemon was gone while the task ran.
     Gap,
+    /// Requests may start at a pace.
+    Throttle,
+    /// No new connections; the open ones are ended.
+    Cut,
+    /// Every connection of a task that is cut is gone.
+    CutDone,
+    /// The task is frozen until a person has decided.
+    Pause,
+    /// Everything of a paused task is frozen.
+    Paused,
+    /// What was in force on the task no longer is.
+    Lifted,
+    /// An answer was cut off that could not be paid for any longer.
+    CallCut,
+    /// A request may not go, although its task may go on.
+    Refused,
+    /// A call waits for a person's yes.
+    Approval,
+    /// A person has decided.
+    Order,
+    /// Trouble was seen that no limit has seen yet.
+    Incident,
+    /// Something decided could not be done, and is tried again.
+    EffectFailed,
 }
 
 impl Kind {
@@ -48,6 +75,18 @@ impl Kind {
             Self::Unread => "unread",
             Self::Lost => "lost",
             Self::Gap => "gap",
+            Self::Throttle => "throttle",
+            Self::Cut => "cut",
+            Self::CutDone => "cut-done",
+            Self::Pause => "pause",
+            Self::Paused => "paused",
+            Self::Lifted => "lifted",
+            Self::CallCut => "call-cut",
+            Self::Refused => "refused",
+            Self::Approval => "approval",
+            Self::Order => "order",
+            Self::Incident => "incident",
+            Self::EffectFailed => "effect-failed",
         }
     }
 
@@ -61,16 +100,35 @@ impl Kind {
             Self::Unread => "4e0b8d76c2a94f13a7d8e5b31f60c966",
             Self::Lost => "d82f6a3b97c5401e8b4a0ed7c35f1e77",
             Self::Gap => "6ba17e4dc0f8439fa2c39d58e7b40f88",
+            Self::Throttle => "4e30b933dbae49be9cdbb40bd8197879",
+            Self::Cut => "2925b39a309f4504856c5b29e4c05264",
+            Self::CutDone => "424f2302698148e1bb07e3c46975811b",
+            Self::Pause => "813939b76d614ff287df21fde89a6834",
+            Self::Paused => "086179da5534415197bf6b702cb17a16",
+            Self::Lifted => "f5478765996749d79c65af2da53a2e90",
+            Self::CallCut => "50dc13837cf9446ebb68684fc9785b02",
+            Self::Refused => "4e0d8332da364b62ae645f396d4df6b3",
+            Self::Approval => "d8f7085139184fb7a194fcfa480f78ef",
+            Self::Order => "6c5539afb98244a68cd8a8d5c8ffad43",
+            Self::Incident => "ac5f929e593d4d429a5138ca2f1d6d19",
+            Self::EffectFailed => "b52e32dda54842458184d5a468b1d2b6",
         }
     }
 
     /// syslog's severity.
     const fn priority(self) -> Priority {
         match self {
-            Self::Warn | Self::Unpriced | Self::Gap => Priority::Warning,
-            Self::Kill | Self::Unread | Self::Lost => Priority::Error,
-            Self::Killed => Priority::Notice,
-            Self::KillFailed => Priority::Critical,
+            Self::Warn | Self::Unpriced | Self::Gap | Self::Throttle | Self::Incident => Priority::Warning,
+            Self::Kill
+            | Self::Unread
+            | Self::Lost
+            | Self::Cut
+            | Self::Pause
+            | Self::CallCut
+            | Self::Refused
+            | Self::Approval => Priority::Error,
+            Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order => Priority::Notice,
+            Self::KillFailed | Self::EffectFailed => Priority::Critical,
         }
     }
 }
@@ -80,6 +138,10 @@ impl Kind {
 pub struct Alert {
     pub kind: Kind,
     pub task: Option<TaskId>,
+    /// The account it was decided on, where that is not the task's own.
+    pub account: Option<AccountName>,
+    /// Who decided, where it was a person.
+    pub actor: Option<String>,
     pub message: String,
     pub spent: Option<Money>,
     pub cap: Option<Money>,
@@ -124,6 +186,8 @@ fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
     let mut fields =
         vec![("TOLLGATE_DECISION", alert.kind.name().to_owned()), ("MESSAGE_ID", alert.kind.message_id().to_owned())];
     fields.extend(alert.task.as_ref().map(|task| ("TOLLGATE_TASK", task.to_string())));
+    fields.extend(alert.account.as_ref().map(|account| ("TOLLGATE_ACCOUNT", account.to_string())));
+    fields.extend(alert.actor.as_ref().map(|actor| ("TOLLGATE_ACTOR", actor.clone())));
     fields.extend(alert.spent.map(|spent| ("TOLLGATE_SPENT_USD", spent.to_string())));
     fields.extend(alert.cap.map(|cap| ("TOLLGATE_CAP_USD", cap.to_string())));
     fields

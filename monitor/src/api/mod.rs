@@ -13,15 +13,30 @@ use serde::{Deserialize, Serialize};
 
 pub use server::{ListenError, Server, listen};
 
-use crate::{price::Money, task::TaskId};
+use crate::{
+    budget::Settings,
+    engine::Order,
+    task::{AccountName, Labels, TaskId},
+};
 
 /// Body of `POST /v1/tasks`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartTask {
     pub task: TaskId,
+    #[serde(default)]
+    pub labels: Labels,
     /// No cap: metered only.
-    pub cap_usd: Option<Money>,
+    #[serde(default)]
+    pub budget: Settings,
+}
+
+/// Body of `POST /v1/orders`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GiveOrder {
+    pub account: AccountName,
+    #[serde(flatten)]
+    pub order: Order,
 }
 
 /// Body of every answer that is not 2xx.

@@ -17,12 +17,12 @@ use axum::{
 };
 use tokio::net::UnixListener;
 
-use super::{Problem, StartTask};
+use super::{GiveOrder, Problem, StartTask};
 use crate::{
-    engine::{Command, CommandError, Handle, Joined, Started, Status},
+    engine::{AccountStatus, Command, CommandError, Handle, Joined, Past, Start, Started, Status},
     ledger::{Ledger, LedgerError, Reader},
     report::Report,
-    task::TaskId,
+    task::{AccountName, TaskId},
 };
 
 /// A socket that is bound but not served yet.
@@ -50,7 +50,24 @@ struct App {
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     pid: u32,
+    uid: Option<u32>,
     is_allowed: bool,
+}
+
+impl Peer {
+    /// Who it is, for the audit log.
+    fn describe(self) -> String {
+        let executable = fs::read_link(format!("/proc/{}/exe", self.pid));
+        let executable = executable.map_or_else(|_| "?".into(), |path| path.display().to_string());
+        let uid = self.uid.map_or_else(|| "?".to_owned(), |uid| uid.to_string());
+        // Who logged in, also behind `sudo` (proc_pid_loginuid(5)); 2³²−1 is nobody.
+        let login = fs::read_to_string(format!("/proc/{}/loginuid", self.pid)).unwrap_or_default();
+        let login = match login.trim() {
+            "" | "4294967295" => String::new(),
+            login => format!(", logged in as {login}"),
+        };
+        format!("uid {uid}{login}, process {} ({executable})", self.pid)
+    }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
@@ -59,7 +76,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
         let uid = credentials.map(|credentials| credentials.uid());
         let pid = credentials.and_then(|credentials| credentials.pid()).and_then(|pid| u32::try_from(pid).ok());
         let is_allowed = uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) && pid.is_some();
-        Self { pid: pid.unwrap_or(0), is_allowed }
+        Self { pid: pid.unwrap_or(0), uid, is_allowed }
     }
 }
 
@@ -100,6 +117,7 @@ impl Server {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/tasks", post(start))
+            .route("/v1/orders", post(order))
             .route("/v1/tasks/{task}/join", post(join))
             .route("/v1/tasks/{task}/wait", get(wait))
             .route("/v1/tasks/{task}/report", get(report))
@@ -135,15 +153,19 @@ impl IntoResponse for ApiError {
                 format!("there is no task {task}; `tollgate status` lists those that run"),
             ),
             Self::Command(error @ CommandError::Inside(_)) => (StatusCode::FORBIDDEN, "forbidden", error.to_string()),
-            Self::Command(error @ CommandError::NoTask(_)) => {
+            Self::Command(error @ (CommandError::NoTask(_) | CommandError::NoAccount(_))) => {
                 (StatusCode::NOT_FOUND, "unknown-task", error.to_string())
             }
             Self::Command(error @ CommandError::Exhausted { .. }) => {
                 (StatusCode::CONFLICT, "exhausted", error.to_string())
             }
-            Self::Command(error @ (CommandError::Stopping(_) | CommandError::Full(_))) => {
-                (StatusCode::CONFLICT, "failed", error.to_string())
-            }
+            Self::Command(
+                error @ (CommandError::Stopping(_)
+                | CommandError::Full(_)
+                | CommandError::Killed(_)
+                | CommandError::OtherLabels { .. }),
+            ) => (StatusCode::CONFLICT, "failed", error.to_string()),
+            Self::Command(error @ CommandError::Budget(_)) => (StatusCode::BAD_REQUEST, "failed", error.to_string()),
             Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
             Self::Ledger(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
             Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
@@ -176,12 +198,36 @@ async fn start(
 ) -> Answer<Started> {
     let peer = allowed(peer)?;
     app.ledger.flushed().await;
-    let StartTask { task, cap_usd: cap } = body;
-    let known = task.clone();
-    let charges = read(&app, move |ledger| ledger.charges(known.as_str())).await?;
-    let started =
-        app.engine.ask(|reply| Command::Start { peer, task, cap, charges, reply }).await.ok_or(ApiError::Gone)?;
+    let StartTask { task, labels, budget } = body;
+    let (known, names) = (task.clone(), labels.above());
+    let past = move |ledger: &Reader| {
+        let above = names.into_iter().filter(|name| !matches!(name, AccountName::Task(_))).map(|account| {
+            let (charges, orders) = (ledger.charges_of(&account)?, ledger.orders(&account)?);
+            Ok(Past { account, charges, orders })
+        });
+        Ok((ledger.charges(known.as_str())?, above.collect::<Result<Vec<_>, LedgerError>>()?))
+    };
+    let (charges, above) = read(&app, past).await?;
+    let start = Box::new(Start { task, labels, budget, charges, above });
+    let started = app.engine.ask(|reply| Command::Start { peer, start, reply }).await.ok_or(ApiError::Gone)?;
     started.map(Json).map_err(ApiError::Command)
+}
+
+/// A person decides. Answers once that is in the ledger.
+async fn order(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(GiveOrder { account, order }): Json<GiveOrder>,
+) -> Answer<AccountStatus> {
+    let pid = allowed(peer)?;
+    let (actor, order) = (peer.describe(), Box::new(order));
+    let ordered = app
+        .engine
+        .ask(|reply| Command::Order { peer: pid, actor, account, order, reply })
+        .await
+        .ok_or(ApiError::Gone)?;
+    app.ledger.flushed().await;
+    ordered.map(Json).map_err(ApiError::Command)
 }
 
 /// Answers when the task is over. Meanwhile the connection tells whoever waits that the daemon lives.

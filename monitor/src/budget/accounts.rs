@@ -199,6 +199,11 @@ impl Accounts {
         Ok(())
     }
 
+    /// Whether `account` is `above`, or below it.
+    pub fn is_within(&self, account: AccountId, above: AccountId) -> bool {
+        self.path(account).any(|(id, _)| id == above)
+    }
+
     pub fn parent(&self, account: AccountId) -> Option<AccountId> {
         self.node(account)?.parent
     }
@@ -361,6 +366,21 @@ impl Accounts {
         Ok(())
     }
 
+    /// What a person allowed before a start holds again, as far as it is of a period that has not ended.
+    ///
+    /// # Errors
+    /// When the account is closed.
+    pub fn approve_again(&mut self, account: AccountId, approval: Approval, at: Timestamp) -> Result<(), AccountError> {
+        let (node, calendar) = self.node_and_calendar(account).ok_or(AccountError::Closed)?;
+        match approval {
+            Approval::Add(money) => node.add_again(sane(money), at, calendar),
+            Approval::Until(until) => node.approve_until(until),
+        }
+        let now = self.calendar.now();
+        self.due.insert((now, account));
+        Ok(())
+    }
+
     /// A person says no: the account is killed.
     pub fn deny(&mut self, account: AccountId, now: Timestamp) {
         self.impose(account, Action::Kill, Reason::Denied, now);
@@ -430,6 +450,11 @@ impl Accounts {
 
     pub fn period(&self, window: Window) -> Period {
         self.calendar.period(window)
+    }
+
+    /// Holds that are open, of all accounts.
+    pub fn holds_open(&self) -> usize {
+        self.holds.len()
     }
 
     /// Held for calls in flight.

@@ -28,8 +28,14 @@ impl Accounts {
             known.next().or_else(|| self.models.costs(model))
         });
         let p99 = by_model.map(History::p99).or_else(|| self.expected_of_any(account));
-        let first = || self.node(account).map(|node| node.budget.first_hold).unwrap_or_default();
-        p99.map_or_else(first, |p99| p99.max(LEAST))
+        p99.map_or_else(|| self.guessed(account), |p99| p99.max(LEAST))
+    }
+
+    /// What a call costs before any has: as much as one that is on its way is likely to, else as it is set.
+    fn guessed(&self, account: AccountId) -> Money {
+        let likely = self.path(account).find_map(|(_, node)| node.likely);
+        let first_hold = || self.node(account).map(|node| node.budget.first_hold).unwrap_or_default();
+        likely.unwrap_or_else(first_hold).max(LEAST)
     }
 
     /// As [`Accounts::expected`], of whichever model; `None` before a call of the account, or of those around it, is known.
@@ -44,12 +50,22 @@ impl Accounts {
         let least = sane(call.least.unwrap_or_default());
         let size = match self.policy(account) {
             HoldPolicy::Off => return Money::ZERO,
-            HoldPolicy::Expected => self.expected(account, call.model),
-            HoldPolicy::WorstCase { unknown } => {
-                call.worst.unwrap_or_else(|| self.expected(account, call.model) * u64::from(unknown))
-            }
+            HoldPolicy::Expected => match call.likely {
+                Some(likely) if !self.knows(account, call.model) => likely,
+                _ => self.expected(account, call.model),
+            },
+            HoldPolicy::WorstCase { unknown } => call.worst.unwrap_or_else(|| {
+                let worst = self.path(account).map(|(_, node)| node.worst).find(|worst| !worst.is_zero());
+                worst.unwrap_or_else(|| self.expected(account, call.model) * u64::from(unknown))
+            }),
         };
         sane(size.max(least + node.budget.floor))
+    }
+
+    /// Whether any call is known that tells what this one will cost.
+    fn knows(&self, account: AccountId, model: Option<&str>) -> bool {
+        let model = model.and_then(|model| self.models.get(model));
+        model.is_some_and(|model| self.models.costs(model).is_some()) || self.expected_of_any(account).is_some()
     }
 
     pub(super) fn policy(&self, account: AccountId) -> HoldPolicy {
@@ -97,7 +113,7 @@ impl Accounts {
             }
         }
         let room = path.iter().filter_map(|&id| self.node(id)?.room(&self.calendar)).min();
-        self.note_worst(ask.account, &ask.call);
+        self.note_estimate(ask.account, &ask.call);
         self.start(ask.id, ask.account, ask.pid, room.map_or(size, |room| size.min(room.max(Money::ZERO))));
         Answer::Go
     }
@@ -206,7 +222,7 @@ impl Accounts {
     pub(super) fn usual(&self, account: AccountId) -> Money {
         let Some(node) = self.node(account) else { return Money::ZERO };
         let history = node.histories.any();
-        if history.is_empty() { node.budget.first_hold } else { history.median() }
+        if history.is_empty() { self.guessed(account) } else { history.median() }
     }
 
     /// Holds of a process at an account and below.
@@ -246,7 +262,7 @@ impl Accounts {
     pub fn size(&mut self, id: HoldId, call: &Estimate<'_>, now: Timestamp) {
         self.advance(now);
         let Some(hold) = self.holds.get(&id).cloned() else { return };
-        self.note_worst(hold.account, call);
+        self.note_estimate(hold.account, call);
         let size = self.size_of(hold.account, call).max(hold.running);
         let mut refused = None;
         for (account, node) in self.path(hold.account) {
@@ -287,7 +303,10 @@ impl Accounts {
         self.on_path(account, |node, _| node.held = node.held - before + amount);
     }
 
-    fn note_worst(&mut self, account: AccountId, call: &Estimate<'_>) {
+    fn note_estimate(&mut self, account: AccountId, call: &Estimate<'_>) {
+        if let Some(likely) = call.likely.map(sane) {
+            self.on_path(account, |node, _| node.likely = node.likely.max(Some(likely)));
+        }
         if let Some(worst) = call.worst.map(sane) {
             self.on_path(account, |node, _| node.worst = node.worst.max(worst));
         }

@@ -28,6 +28,8 @@ pub struct Estimate<'a> {
     pub tool: Option<&'a str>,
     /// What its input costs.
     pub least: Option<Money>,
+    /// What it costs with an answer of a usual length, whatever calls cost so far.
+    pub likely: Option<Money>,
     /// What it costs if its answer is as long as `max_tokens` lets it be.
     pub worst: Option<Money>,
 }

@@ -18,6 +18,7 @@ mod limits;
 mod node;
 mod reason;
 mod rules;
+mod settings;
 mod signals;
 
 #[cfg(test)]
@@ -34,4 +35,5 @@ pub use ladder::{Action, InvalidLadder, Ladder, Rung, Trigger, WARN_PERCENTS};
 pub use limits::{Budget, Count, Limit, Limits, MoneyLimits};
 pub use reason::{Decision, Reason, Spent};
 pub use rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules, Ruling};
+pub use settings::{Approve, Holds, InvalidBudget, InvalidRung, Settings};
 pub use signals::{Burn, Incident, SignalRules, Signals, Trouble};

@@ -82,6 +82,8 @@ pub(super) struct Node {
     pub histories: Histories,
     /// The most that a call has ever been able to cost.
     pub worst: Money,
+    /// The most that a call was likely to cost, while none is known that did cost something.
+    pub likely: Option<Money>,
     progress: Vec<Progress>,
     short: Option<Short>,
     imposed: Option<(Action, Reason)>,
@@ -112,6 +114,7 @@ impl Node {
             running_since: Timestamp::MIN,
             histories: Histories::default(),
             worst: Money::ZERO,
+            likely: None,
             progress: Vec::new(),
             short: None,
             imposed: None,
@@ -207,6 +210,16 @@ impl Node {
     pub fn add_to_caps(&mut self, money: Money, calendar: &Calendar) {
         for window in Window::ALL {
             self.granted[window.index()].add(calendar.period(window).start, money);
+        }
+    }
+
+    /// What a person added earlier, as far as it is of a period that has not ended.
+    pub fn add_again(&mut self, money: Money, at: Timestamp, calendar: &Calendar) {
+        for window in Window::ALL {
+            let start = calendar.period(window).start;
+            if at >= start {
+                self.granted[window.index()].add(start, money);
+            }
         }
     }
 

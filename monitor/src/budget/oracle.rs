@@ -278,7 +278,7 @@ impl World {
         let account = self.ids[task];
         let id = self.new_id();
         let least = Money::from_pico_usd(amount.pico_usd() / 10);
-        let call = Estimate { model: Some("a"), tool: None, least: Some(least), worst: Some(amount) };
+        let call = Estimate { model: Some("a"), tool: None, least: Some(least), likely: None, worst: Some(amount) };
         let size = self.accounts.size_of(account, &call);
         let usual = self.accounts.usual(account);
         let is_strict = matches!(self.accounts.policy(account), HoldPolicy::WorstCase { .. });

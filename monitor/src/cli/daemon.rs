@@ -98,7 +98,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
         let Loaded { probes, ring, memberships, gates, looked, said } =
-            Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.processes())?;
+            Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.root()?, &hierarchy.processes())?;
         for word in said {
             tracing::info!("{word}; what it does there is not metered");
         }

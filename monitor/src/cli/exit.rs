@@ -5,6 +5,7 @@ use std::{io, process::ExitCode};
 use crate::{
     api::{ListenError, client::ClientError},
     books::BookError,
+    budget::InvalidBudget,
     config::ConfigError,
     enforce::CgroupError,
     ledger::LedgerError,
@@ -102,7 +103,7 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             _ => BAD_INPUT,
         });
     }
-    if error.is::<InvalidTaskId>() {
+    if error.is::<InvalidTaskId>() || error.is::<InvalidBudget>() {
         return Some(super::BAD_USAGE);
     }
     if let Some(error) = error.downcast_ref::<ListenError>() {

@@ -3,6 +3,7 @@
 mod daemon;
 mod exit;
 mod join;
+mod orders;
 mod prices;
 mod probe;
 mod replay;
@@ -36,6 +37,12 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Report(report::Args),
+    Approve(orders::Approve),
+    Deny(orders::Deny),
+    Pause(orders::Pause),
+    Resume(orders::Resume),
+    Kill(orders::Kill),
+    Budget(orders::Budget),
     Replay(replay::Args),
     #[command(subcommand)]
     Prices(prices::Verb),
@@ -66,6 +73,12 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
         Command::Report(args) => report::run(args),
+        Command::Approve(args) => args.run(),
+        Command::Deny(args) => args.run(),
+        Command::Pause(args) => args.run(),
+        Command::Resume(args) => args.run(),
+        Command::Kill(args) => args.run(),
+        Command::Budget(args) => args.run(),
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
         Command::Probe(args) => probe::run(args),

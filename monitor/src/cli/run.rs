@@ -24,11 +24,12 @@ use signal_hook::{
 use super::{Socket, exit, wait_for};
 use crate::{
     api::{StartTask, client::Client},
+    budget::Settings,
     enforce::{Cgroup, Held, held_state, resume},
     engine::Started,
     price::Money,
     report::Report,
-    task::TaskId,
+    task::{Label, Labels, TaskId},
 };
 
 /// Run a command as a task with a budget
@@ -44,6 +45,20 @@ pub struct Args {
     /// What the task may spend in all, in USD, like 2.00 [default: no cap, metered only]
     #[arg(long, value_name = "USD")]
     budget: Option<Money>,
+    /// Another limit, or what is done at it: like `hour=0.50`, `requests=100`, `holds=worst-case` or `ladder=warn@80,pause@100`
+    ///
+    /// All settings of a budget in the configuration can be given. Can be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    limit: Vec<String>,
+    /// Business unit that pays with the task
+    #[arg(long, conflicts_with = "parent")]
+    tenant: Option<Label>,
+    /// What the task is an instance of
+    #[arg(long, conflicts_with = "parent")]
+    workflow: Option<Label>,
+    /// Task that this one is a part of: it pays for it too
+    #[arg(long, value_name = "TASK")]
+    parent: Option<TaskId>,
     #[command(flatten)]
     socket: Socket,
     /// The command and its arguments
@@ -59,7 +74,14 @@ const ENDING: Duration = Duration::from_millis(500);
 pub fn run(args: &Args) -> Result<ExitCode> {
     let client = args.socket.client();
     let task = args.task.clone().map_or_else(new_task, Ok)?;
-    let start = StartTask { task: task.clone(), cap_usd: args.budget };
+    let mut budget = Settings::default();
+    for limit in &args.limit {
+        budget.set(limit)?;
+    }
+    budget.total = args.budget.or(budget.total);
+    budget.budget()?;
+    let labels = Labels { tenant: args.tenant.clone(), workflow: args.workflow.clone(), parent: args.parent.clone() };
+    let start = StartTask { task: task.clone(), labels, budget };
     let started: Started = wait_for(client.post("/v1/tasks", &start))??;
 
     // Before the child, so that no signal of the terminal is missed. Stopping is left alone: a terminal stops both.
@@ -138,9 +160,9 @@ fn after(client: &Client, task: &TaskId) -> Option<Report> {
     loop {
         let report: Report = wait_for(client.get(&format!("/v1/tasks/{task}/report"))).ok()?.ok()?;
         let patience = match report.state.as_str() {
-            "running" => ENDING,
+            "stopped" | "ended" => return Some(report),
             "stopping" => STOPPING,
-            _ => return Some(report),
+            _ => ENDING,
         };
         if began.elapsed() > patience {
             return Some(report);

@@ -6,7 +6,8 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 
-use super::{Socket, print, wait_for};
+use super::{Socket, orders, print, wait_for};
+use crate::engine::AccountStatus;
 
 /// Show what the daemon is doing: tasks, probes, losses
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,8 @@ fn human(status: &Value) -> String {
         .into_iter()
         .flatten()
         .filter(|(name, value)| {
-            !["records", "bytes", "processes", "connections"].contains(&name.as_str()) && value.as_u64() != Some(0)
+            !["records", "bytes", "processes", "connections", "holds"].contains(&name.as_str())
+                && value.as_u64() != Some(0)
         })
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
@@ -52,6 +54,17 @@ fn human(status: &Value) -> String {
     } else {
         format!("LOSSES: {}\n", losses.join(", "))
     });
+    for (what, latency) in status["latencies"].as_object().into_iter().flatten() {
+        text.push_str(&format!(
+            "latency of {what}: {} times, p50 {} µs, p99 {} µs, max {} µs\n",
+            latency["count"], latency["p50_us"], latency["p99_us"], latency["max_us"]
+        ));
+    }
+    for account in status["accounts"].as_array().into_iter().flatten() {
+        if let Ok(account) = serde_json::from_value::<AccountStatus>(account.clone()) {
+            text.push_str(&format!("{}\n", orders::text(&account)));
+        }
+    }
     let tasks = status["tasks"].as_array().cloned().unwrap_or_default();
     if tasks.is_empty() {
         text.push_str("no tasks; start one with `tollgate run --task NAME --budget USD -- COMMAND`");

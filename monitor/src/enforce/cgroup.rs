@@ -25,6 +25,7 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError 
 /// The cgroup v2 hierarchy, and the subtree in it where tasks get their cgroups.
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
+    root: PathBuf,
     tasks: PathBuf,
     /// The same, as seen from the root of the hierarchy.
     subtree: PathBuf,
@@ -48,7 +49,15 @@ impl Hierarchy {
             .ok_or(CgroupError::NotMounted)?;
         let tasks = root.join(subtree.trim_matches('/'));
         fs::create_dir_all(&tasks).map_err(at("create the cgroup", &tasks))?;
-        Ok(Self { tasks, subtree: Path::new("/").join(subtree.trim_matches('/')) })
+        Ok(Self { root, tasks, subtree: Path::new("/").join(subtree.trim_matches('/')) })
+    }
+
+    /// The root of the hierarchy, for programs that are attached to it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn root(&self) -> Result<fs::File, CgroupError> {
+        fs::File::open(&self.root).map_err(at("open", &self.root))
     }
 
     /// The task whose cgroup, or a cgroup below it, a process is in.
@@ -159,7 +168,7 @@ impl Cgroup {
         remove(&self.path);
     }
 
-    fn write(&self, file: &'static str, value: &str) -> Result<(), CgroupError> {
+    pub(super) fn write(&self, file: &'static str, value: &str) -> Result<(), CgroupError> {
         let path = self.path.join(file);
         fs::write(&path, value).map_err(at("write", &path))
     }

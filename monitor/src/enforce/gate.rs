@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::maps::{Array, IterableMap as _, MapData};
-use monitor_common::{GATE_OPEN, GATE_SHUT, Gate, MAX_TASKS};
+use monitor_common::{GATE_CUT, GATE_OPEN, GATE_SHUT, Gate, MAX_TASKS};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::probe::Slot;
@@ -108,6 +108,13 @@ impl Gates {
             .credits_cell(slot)
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now > 0).then(|| now - now.min(wanted)));
         before.map_or(0, |now| u64::try_from(now.min(wanted)).unwrap_or(0))
+    }
+
+    /// From the next instruction on, no process of the task makes a new connection; or may again.
+    pub fn cut(&self, slot: Slot, is_cut: bool) {
+        let (from, to) = if is_cut { (GATE_OPEN, GATE_CUT) } else { (GATE_CUT, GATE_OPEN) };
+        // One that is shut stays shut.
+        self.state_cell(slot).compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).ok();
     }
 
     /// From the next instruction on, no write of the task leaves.

@@ -6,9 +6,13 @@
 //! ever belonged to the task are seen gone.
 
 mod cgroup;
+mod freeze;
 mod gate;
+mod sockets;
 mod stop;
 
 pub use cgroup::{Cgroup, CgroupError, Hierarchy};
+pub use freeze::{FreezeError, freeze, thaw};
 pub use gate::{Gates, GatesError};
-pub use stop::{Held, KillError, Killed, held_state, kill_task, resume};
+pub use sockets::{SocketsError, Which, end_connections};
+pub use stop::{Held, KillError, Killed, held_state, kill_process, kill_task, resume};

@@ -38,7 +38,7 @@ pub fn held_state(pid: Pid) -> Held {
     Held::Stopped
 }
 
-fn signal(pid: Pid, signal: Signal) -> Result<(), Errno> {
+pub(super) fn signal(pid: Pid, signal: Signal) -> Result<(), Errno> {
     let Ok(pid) = i32::try_from(pid) else { return Err(Errno::ESRCH) };
     // 0 and negative numbers mean groups of processes, this daemon's own among them.
     if pid <= 1 { Err(Errno::ESRCH) } else { kill(NixPid::from_raw(pid), signal) }
@@ -47,6 +47,11 @@ fn signal(pid: Pid, signal: Signal) -> Result<(), Errno> {
 /// Lets a held process go on.
 pub fn resume(pid: Pid) -> bool {
     signal(pid, Signal::SIGCONT).is_ok()
+}
+
+/// Ends one process, wherever it stands.
+pub fn kill_process(pid: Pid) -> bool {
+    signal(pid, Signal::SIGKILL).is_ok()
 }
 
 /// What a kill did.
@@ -69,7 +74,7 @@ pub enum KillError {
 }
 
 /// How often a kill looks whether everything is gone.
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_micros(500);
 /// How long `SIGKILL` may take: a process in an uninterruptible sleep goes when it wakes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -124,7 +129,7 @@ fn runs(pid: Pid) -> bool {
         .is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
-fn wait_until(deadline: Instant, mut done: impl FnMut() -> bool) {
+pub(super) fn wait_until(deadline: Instant, mut done: impl FnMut() -> bool) {
     while !done() && Instant::now() < deadline {
         std::thread::sleep(POLL);
     }

@@ -7,11 +7,10 @@ use jiff::Timestamp;
 use super::state::{Call, Connection, Engine, Leaving, TaskState};
 use crate::{
     alert::Kind,
-    budget::{self, AccountId, Action, Decision, HoldId},
+    budget::{self, AccountId, Estimate, HoldId},
     ledger::Entry,
     meter::Billing,
-    pipeline::{Charge, Pipeline, Step},
-    price::Money,
+    pipeline::{Asked, Charge, Pipeline, Step},
     probe::{Admission, ConnectionId, Event, Slot},
     wire::ExchangeId,
 };
@@ -19,6 +18,7 @@ use crate::{
 impl Engine {
     /// Takes an event from the ring.
     pub fn on_event(&mut self, event: &Event<'_>, time: u64) {
+        self.deciding = time;
         let at = self.clock.at(time);
         match *event {
             Event::Data { connection, slot, direction, offset, bytes } => {
@@ -113,8 +113,11 @@ impl Engine {
     fn on_step(&mut self, id: ConnectionId, slot: Slot, step: Step, at: Timestamp) {
         match step {
             Step::Started { exchange } => self.on_exchange(id, slot, exchange, at),
-            Step::Asked { exchange, may_cost, model, least } => {
-                self.on_asked(id, slot, exchange, may_cost, model, least);
+            Step::Asked { exchange, call } => {
+                if let Some(asked) = call {
+                    self.on_asked(id, slot, exchange, &asked);
+                }
+                self.touched.insert(slot);
             }
             Step::Running { exchange, cost } => {
                 if let Some(hold) = self.hold_of(id, exchange) {
@@ -163,36 +166,29 @@ impl Engine {
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.calls.insert(exchange, Call { hold, started: at, is_recorded: false });
+            connection.calls.insert(exchange, Call { hold, started: at, port: None, is_recorded: false });
         }
     }
 
-    fn on_asked(
-        &mut self,
-        id: ConnectionId,
-        slot: Slot,
-        exchange: ExchangeId,
-        may_cost: bool,
-        model: Option<Box<str>>,
-        least: Option<Money>,
-    ) {
+    fn on_asked(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, asked: &Asked) {
         let Some(call) = self.connections.get_mut(&id).and_then(|connection| connection.calls.get_mut(&exchange))
         else {
             return;
         };
         let Some(task) = self.tasks.get_mut(&slot) else { return };
-        self.touched.insert(slot);
-        if !may_cost {
-            return;
-        }
-        if let Some(least) = least {
-            self.accounts.raise(call.hold, least);
-        }
-        call.is_recorded = true;
-        let hold = self.accounts.hold(call.hold).unwrap_or_default();
-        let entry =
-            Entry::CallStarted { id: call.hold.0, task: task.id.clone(), pid: id.pid, model, hold, at: call.started };
+        (call.is_recorded, call.port) = (true, asked.port);
+        let (hold, started) = (call.hold, call.started);
+        self.accounts.size(hold, &estimate(asked), Timestamp::now());
+        let entry = Entry::CallStarted {
+            id: hold.0,
+            task: task.id.clone(),
+            pid: id.pid,
+            model: asked.model.clone(),
+            hold: self.accounts.hold(hold).unwrap_or_default(),
+            at: started,
+        };
         self.ledger.put(entry);
+        self.act_on_decisions();
     }
 
     fn on_finished(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, charge: Box<Charge>, at: Timestamp) {
@@ -281,20 +277,19 @@ impl Engine {
         }
     }
 
-    pub fn act_on_decisions(&mut self) {
-        for decision in self.accounts.take_decisions() {
-            let Some(slot) = self.by_account.get(&decision.account()).copied() else { continue };
-            match decision {
-                Decision::Warn { reason, .. } => self.decide(slot, Kind::Warn, reason.to_string()),
-                Decision::Act { action: Action::Kill, reason, .. } => self.stop(slot, &reason),
-                // No task's ladder has another rung, and a call that outgrows its hold may go on to its end.
-                Decision::Act { .. } | Decision::Lift { .. } | Decision::CutCall { .. } => {}
-            }
-        }
-    }
-
     /// Whether the task may still do anything.
     pub fn is_running(&self, slot: Slot) -> bool {
         self.tasks.get(&slot).is_some_and(|task| task.state == TaskState::Running)
+    }
+}
+
+/// What a request tells of its cost.
+pub fn estimate(asked: &Asked) -> Estimate<'_> {
+    Estimate {
+        model: asked.model.as_deref(),
+        tool: asked.tool.as_deref(),
+        least: asked.least,
+        likely: asked.likely,
+        worst: asked.worst,
     }
 }

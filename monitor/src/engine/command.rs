@@ -1,28 +1,28 @@
 //! What others ask of the engine.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
+use jiff::Timestamp;
 use monitor_common::Counters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::latency::Summary;
 use crate::{
-    ledger::PastCharge,
+    budget::{InvalidBudget, Settings},
+    ledger::{PastCharge, PastOrder},
     price::Money,
     probe::{Attached, Pid},
-    task::TaskId,
+    task::{AccountName, Labels, TaskId},
 };
 
 /// A request to the engine; `peer` is the process that asks, as the kernel names it.
 #[derive(Debug)]
 pub enum Command {
-    /// Opens a task, or takes up one that was known before, with this cap.
-    /// `charges` are what the ledger knows of its calls.
+    /// Opens a task, or takes up one that was known before, with this budget.
     Start {
         peer: Pid,
-        task: TaskId,
-        cap: Option<Money>,
-        charges: Vec<PastCharge>,
+        start: Box<Start>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
@@ -30,6 +30,15 @@ pub enum Command {
         peer: Pid,
         task: TaskId,
         reply: Reply<Joined>,
+    },
+    /// A person decides about an account.
+    Order {
+        peer: Pid,
+        /// Who it is, for the audit log.
+        actor: String,
+        account: AccountName,
+        order: Box<Order>,
+        reply: Reply<AccountStatus>,
     },
     Status {
         reply: oneshot::Sender<Status>,
@@ -44,18 +53,72 @@ pub enum Command {
 
 pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
 
+/// A task to be opened.
+#[derive(Debug)]
+pub struct Start {
+    pub task: TaskId,
+    pub labels: Labels,
+    pub budget: Settings,
+    /// What the ledger knows of its calls.
+    pub charges: Vec<PastCharge>,
+    /// What it knows of the accounts above, in case they are not open.
+    pub above: Vec<Past>,
+}
+
+/// What the ledger knows of an account.
+#[derive(Debug)]
+pub struct Past {
+    pub account: AccountName,
+    pub charges: Vec<PastCharge>,
+    pub orders: Vec<PastOrder>,
+}
+
+/// What a person can decide about an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "order", deny_unknown_fields)]
+pub enum Order {
+    /// It may spend so much more, in USD.
+    Add {
+        usd: Money,
+    },
+    /// Its own limits do not count before that time.
+    Until {
+        time: Timestamp,
+    },
+    /// Calls that wait for a yes may go.
+    Approve,
+    /// Calls that wait for a yes may not; without any, the account is killed.
+    Deny,
+    Pause,
+    /// Takes back a pause, and everything else that no limit demands.
+    Resume,
+    Kill,
+    /// Another budget: what these settings say, else as before.
+    Budget {
+        settings: Settings,
+    },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     #[error("the asking process belongs to task {0}, which cannot administer Tollgate")]
     Inside(TaskId),
     #[error("there is no task {0}: open it first")]
     NoTask(TaskId),
+    #[error("no task of {0} has run since the daemon started")]
+    NoAccount(AccountName),
     #[error("task {task} has no money left: spent ${spent} of ${cap}; give it a larger --budget")]
     Exhausted { task: TaskId, spent: Money, cap: Money },
     #[error("task {0} is being stopped")]
     Stopping(TaskId),
+    #[error("task {task} runs already, with other labels than these")]
+    OtherLabels { task: TaskId },
     #[error("{0} tasks are open, which is as many as there can be")]
     Full(usize),
+    #[error("{0} was killed, which nothing undoes: start a task again with a larger --budget")]
+    Killed(AccountName),
+    #[error("the budget: {0}")]
+    Budget(#[from] InvalidBudget),
     #[error("{0}")]
     Failed(String),
 }
@@ -78,8 +141,12 @@ pub struct Joined {
 pub struct Status {
     pub daemon: DaemonStatus,
     pub tasks: Vec<TaskStatus>,
+    /// Tenants and workflows.
+    pub accounts: Vec<AccountStatus>,
     pub probes: Vec<Attached>,
     pub counters: CounterStatus,
+    /// How long after the byte that decided it things were done.
+    pub latencies: BTreeMap<&'static str, Summary>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -100,13 +167,34 @@ pub struct CounterStatus {
     pub processes: u64,
     /// Connections that are followed.
     pub connections: u64,
+    /// Holds that are open.
+    pub holds: u64,
+}
+
+/// An account: of a task, a workflow or a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountStatus {
+    pub account: AccountName,
+    pub spent_usd: Money,
+    /// What calls without a price count beside it.
+    pub ceilings_usd: Money,
+    pub held_usd: Money,
+    /// Caps with what people have added, by their windows.
+    pub caps_usd: BTreeMap<String, Money>,
+    /// Spent in the windows that have a cap.
+    pub windows_usd: BTreeMap<String, Money>,
+    /// What is in force on it: `throttle`, `cut`, `pause` or `kill`.
+    pub action: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// A task that is open, or was since the daemon started.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskStatus {
     pub task: TaskId,
-    /// `running`, `stopping`, `stopped` (by a decision) or `ended` (by itself).
+    #[serde(flatten)]
+    pub labels: Labels,
+    /// `running`, `throttled`, `cut`, `paused`, `stopping`, `stopped` (by a decision) or `ended` (by itself).
     pub state: &'static str,
     pub cap_usd: Option<Money>,
     pub spent_usd: Money,
@@ -119,6 +207,8 @@ pub struct TaskStatus {
     pub unpriced: u64,
     pub unread: u64,
     pub processes: usize,
+    /// Requests that wait for a person's yes.
+    pub waiting: usize,
     pub cgroup: String,
 }
 

@@ -11,14 +11,14 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::state::Engine;
+use super::{calls::estimate, state::Engine};
 use crate::{
     alert::Kind,
-    budget::{Answer, Ask, Consent, Estimate, HoldId, Wait},
+    budget::{AccountId, Action, Answer, Ask, Consent, HoldId, Reason, Wait},
     enforce::{Held, held_state, resume},
-    pipeline::{Pipeline, Step},
-    price::Money,
+    pipeline::{Asked, Pipeline, Step},
     probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot},
+    task::AccountName,
     wire::{Direction, StreamOffset},
 };
 
@@ -29,6 +29,8 @@ const STOPS_SOON: Duration = Duration::from_millis(20);
 pub struct HeldProcess {
     pub slot: Slot,
     pub requests: Vec<HeldRequest>,
+    /// Its connections are being ended, so that it can be woken without sending anything.
+    pub is_refused: bool,
     /// Code that it has mapped and that is being looked at.
     mappings: Vec<Mapping>,
     /// It was seen with all threads stopped; records from before that may still be in the ring.
@@ -38,16 +40,28 @@ pub struct HeldProcess {
 
 pub struct HeldRequest {
     connection: ConnectionId,
-    /// What it costs at least, as far as its first bytes tell.
-    least: Option<Money>,
+    /// What it asks for, as far as its first bytes tell.
+    asked: Option<Asked>,
+    pub consent: Consent,
+    /// Why it waits for a person's yes, once that was said.
+    pub awaits: Option<Reason>,
     /// May go.
     allowed: Option<HoldId>,
+    since: u64,
 }
 
 impl Engine {
     pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8]) {
-        let least = self.least_cost(head);
-        let requests = (0..starts).map(|_| HeldRequest { connection, least, allowed: None });
+        let asked = self.asked_by(head);
+        let since = self.deciding;
+        let requests = (0..starts).map(|_| HeldRequest {
+            connection,
+            asked: asked.clone(),
+            consent: Consent::None,
+            awaits: None,
+            allowed: None,
+            since,
+        });
         self.held_process(connection.pid, slot).requests.extend(requests);
     }
 
@@ -55,6 +69,7 @@ impl Engine {
         self.held.entry(pid).or_insert_with(|| HeldProcess {
             slot,
             requests: Vec::new(),
+            is_refused: false,
             mappings: Vec::new(),
             is_stopped: false,
             since: Instant::now(),
@@ -93,18 +108,18 @@ impl Engine {
         }
     }
 
-    /// Prices a request by its own bytes, where they name the model.
-    fn least_cost(&self, head: &[u8]) -> Option<Money> {
-        let mut least = None;
+    /// What a request asks for by its first bytes, where they name the model.
+    fn asked_by(&self, head: &[u8]) -> Option<Asked> {
+        let mut asked = None;
         let mut pipeline = Pipeline::new(self.prices, "https").with_tools(Arc::clone(&self.tools));
         let at = Timestamp::now();
         let mut take = |step: Step| {
-            if let Step::Asked { least: cost, .. } = step {
-                least = least.or(cost);
+            if let Step::Asked { call: Some(call), .. } = step {
+                asked.get_or_insert(*call);
             }
         };
         pipeline.push(Direction::Request, StreamOffset(0), head, at, &mut take);
-        least
+        asked
     }
 
     /// Looks at every held process once. Says whether one is between being stopped and being decided, so that the ring should be
@@ -137,30 +152,47 @@ impl Engine {
         if held_state(pid) == Held::Gone {
             return self.release_held(&process);
         }
-        if !self.is_running(slot) {
-            // Its end is on the way, and it must not be woken before.
+        if !self.is_running(slot) || process.is_refused {
+            // Its end, or that of its connections, is on the way, and it must not be woken before.
             self.held.insert(pid, process);
             return;
         }
+        let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
         for request in process.requests.iter_mut().filter(|request| request.allowed.is_none()) {
             let hold = HoldId(self.next_id + 1);
             self.next_id += 1;
-            let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
-            let call = Estimate { least: request.least, ..Estimate::default() };
-            let ask = Ask { id: hold, account, pid, call, consent: Consent::None };
+            let call = request.asked.as_ref().map(estimate).unwrap_or_default();
+            let ask = Ask { id: hold, account, pid, call, consent: request.consent };
             let mut answer = self.accounts.ask(&ask, Timestamp::now());
-            if matches!(answer, Answer::Wait(Wait::Lent(_))) {
+            if let Answer::Wait(Wait::Lent(lender)) = answer {
                 // Who waits goes before who may come.
-                self.take_back(slot, u64::MAX);
-                self.touched.insert(slot);
+                self.call_in(lender);
                 answer = self.accounts.ask(&ask, Timestamp::now());
             }
             match answer {
-                Answer::Go => request.allowed = Some(hold),
+                Answer::Go => {
+                    request.allowed = Some(hold);
+                    self.latencies.since("request held: allowed", request.since);
+                }
+                Answer::Wait(Wait::Approval(reason)) => {
+                    if request.awaits.is_none() {
+                        let message =
+                            format!("a request of process {pid}: {reason}; `tollgate approve` or `tollgate deny`");
+                        self.decide(slot, Kind::Approval, message);
+                    }
+                    request.awaits = Some(reason);
+                }
                 Answer::Wait(_) => {}
                 Answer::Refuse(reason) => {
+                    self.deciding = request.since;
                     self.held.insert(pid, process);
-                    return self.stop(slot, &reason);
+                    self.act_on_decisions();
+                    // The ladder may have ended the task, or stopped it so that the request waits.
+                    let standing = self.accounts.standing(account).map(|(_, action, _)| action);
+                    if self.is_running(slot) && standing != Some(Action::Pause) {
+                        self.refuse(pid, &reason);
+                    }
+                    return;
                 }
             }
         }
@@ -186,7 +218,24 @@ impl Engine {
         }
     }
 
-    fn release_held(&mut self, process: &HeldProcess) {
+    /// Takes back the credits that are lent on this account.
+    fn call_in(&mut self, lender: AccountId) {
+        for borrower in self.accounts.borrowers(lender) {
+            let Some(AccountName::Task(task)) = self.by_account.get(&borrower) else { continue };
+            if let Some(&slot) = self.slots.get(task) {
+                self.take_back(slot, u64::MAX);
+                self.touched.insert(slot);
+            }
+        }
+    }
+
+    /// How many requests of a task wait for a person's yes.
+    pub fn awaiting(&self, slot: Slot) -> usize {
+        let of = self.held.values().filter(|process| process.slot == slot);
+        of.flat_map(|process| &process.requests).filter(|request| request.awaits.is_some()).count()
+    }
+
+    pub fn release_held(&mut self, process: &HeldProcess) {
         for hold in process.requests.iter().filter_map(|request| request.allowed) {
             self.accounts.release(hold);
         }

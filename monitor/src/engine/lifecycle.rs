@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::PathBuf,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -11,66 +10,76 @@ use jiff::Timestamp;
 
 use super::{
     clock::boot_nanoseconds,
-    command::{CommandError, Joined, Started, TaskStatus},
-    state::{Engine, KillDone, Task, TaskState},
+    command::{CommandError, Joined, Past, Start, Started, TaskStatus},
+    effects::{Done, Imposed},
+    state::{Engine, Task, TaskState},
 };
 use crate::{
     alert::Kind,
-    budget::{Charge, Onto, Reason, Window},
-    enforce::{Cgroup, Held, held_state, kill_task, resume},
-    ledger::{Entry, LedgerError, PastCharge, Reader},
+    budget::{AccountId, Reason, Settings, Window},
+    enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task, resume},
+    ledger::{Entry, LedgerError, Reader},
     price::Money,
     probe::{ConnectionId, Pid, Slot},
-    task::{ProcessTree, TaskId},
+    task::{AccountName, Labels, ProcessTree, TaskId},
 };
 
+/// Time between `SIGTERM` and `SIGKILL`, unless told otherwise.
+const KILL_GRACE_SECONDS: u64 = 2;
 /// How often to compare what is known of processes with the processes.
 const RECONCILE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Opens a task, or takes it up again.
-    pub fn start_task(
-        &mut self,
-        peer: Pid,
-        id: &TaskId,
-        cap: Option<Money>,
-        charges: &[PastCharge],
-    ) -> Result<Started, CommandError> {
+    pub fn start_task(&mut self, peer: Pid, start: Start) -> Result<Started, CommandError> {
         self.refuse_insiders(peer)?;
-        let spent = charges.iter().map(|charge| charge.cost).sum();
-        if let Some(cap) = cap.filter(|&cap| spent >= cap) {
-            return Err(CommandError::Exhausted { task: id.clone(), spent, cap });
+        let Start { task: id, labels, budget, charges, above } = start;
+        let name = AccountName::Task(id.clone());
+        let settings = self.task_settings(&name, &budget);
+        let cap = settings.budget()?.limits.money.total;
+        let counted: Money = charges.iter().map(|charge| charge.cost).sum();
+        let spent = counted - charges.iter().map(|charge| charge.unpriced).sum();
+        if let Some(cap) = cap.filter(|&cap| counted >= cap) {
+            return Err(CommandError::Exhausted { task: id, spent: counted, cap });
         }
-        let known = self.slots.get(id).and_then(|slot| self.tasks.get(slot).map(|task| (*slot, task.state)));
+        let known = self.slots.get(&id).and_then(|slot| self.tasks.get(slot).map(|task| (*slot, task.state)));
+        if let Some((slot, TaskState::Running)) = known
+            && self.tasks.get(&slot).is_some_and(|task| task.labels != labels)
+        {
+            return Err(CommandError::OtherLabels { task: id });
+        }
         match known {
-            Some((_, TaskState::Stopping)) => return Err(CommandError::Stopping(id.clone())),
+            Some((_, TaskState::Stopping)) => return Err(CommandError::Stopping(id)),
             Some((_, TaskState::Running)) => {}
             Some((slot, _)) => self.forget_task(slot),
             None => {}
         }
-        let cgroup = self.hierarchy.create(id).map_err(|error| CommandError::Failed(error.to_string()))?;
+        let parent = self.open_above(&labels, &above)?;
+        let cgroup = self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?;
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),
             cgroup: cgroup.path().display().to_string(),
             cap,
+            labels: labels.clone(),
+            budget: serde_json::to_string(&settings).unwrap_or_default(),
             at: Timestamp::now(),
         });
         if let Some((slot, TaskState::Running)) = known {
-            // Somebody else runs in it already; the newer cap counts for both.
-            if let Some(task) = self.tasks.get(&slot) {
-                let budget = self.budget.clone().with_total(cap);
-                let set = self.accounts.set_budget(task.account, budget, Timestamp::now());
-                set.map_err(|error| CommandError::Failed(error.to_string()))?;
+            // Somebody else runs in it already; the newer budget counts for both.
+            if let Some(account) = self.tasks.get(&slot).map(|task| task.account) {
+                self.set_budget(account, &settings)?;
                 self.touched.insert(slot);
             }
         } else {
-            self.open_task(id, cgroup, cap, charges)?;
+            let past = Past { account: name, charges, orders: Vec::new() };
+            self.open_task(&id, labels, cgroup, parent, settings, &past)?;
         }
-        Ok(Started { task: id.clone(), spent_usd: spent, cap_usd: cap, cgroup: path })
+        self.act_on_decisions();
+        Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path })
     }
 
-    fn refuse_insiders(&self, peer: Pid) -> Result<(), CommandError> {
+    pub fn refuse_insiders(&self, peer: Pid) -> Result<(), CommandError> {
         let by_membership =
             self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
         // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
@@ -81,9 +90,11 @@ impl Engine {
     fn open_task(
         &mut self,
         id: &TaskId,
+        labels: Labels,
         cgroup: Cgroup,
-        cap: Option<Money>,
-        charges: &[PastCharge],
+        parent: Option<AccountId>,
+        settings: Settings,
+        past: &Past,
     ) -> Result<Slot, CommandError> {
         let most = monitor_common::MAX_TASKS;
         let free = (1..most).map(Slot).find(|slot| !self.tasks.contains_key(slot));
@@ -92,20 +103,14 @@ impl Engine {
         self.memberships
             .label_cgroup(cgroup.id(), slot)
             .map_err(|error| CommandError::Failed(format!("cannot label the cgroup: {error}")))?;
-        let account = self
-            .accounts
-            .open(None, self.budget.clone().with_total(cap))
-            .map_err(|error| CommandError::Failed(format!("cannot open an account: {error}")))?;
-        for PastCharge { at, model, tokens, cost, unpriced } in charges {
-            let charge = Charge { cost: *cost, unpriced: *unpriced, model: model.as_deref(), tokens: *tokens, at: *at };
-            self.accounts.restore(account, &charge, Onto::Path);
-        }
+        let account = self.open_account(past.account.clone(), parent, settings, &past.charges, &past.orders)?;
         self.accounts.activate(account, Timestamp::now());
-        self.by_account.insert(account, slot);
         let task = Task {
             id: id.clone(),
+            labels,
             cgroup,
             account,
+            imposed: Imposed::Nothing,
             tree: ProcessTree::default(),
             state: TaskState::Running,
             taken_seen: 0,
@@ -121,6 +126,9 @@ impl Engine {
         };
         self.tasks.insert(slot, task);
         self.slots.insert(id.clone(), slot);
+        self.accounts.tick(Timestamp::now());
+        // What is in force above it is in force on it.
+        self.enforce(slot);
         self.balance(slot);
         Ok(slot)
     }
@@ -135,9 +143,22 @@ impl Engine {
     fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
             self.slots.remove(&task.id);
-            self.by_account.remove(&task.account);
-            if let Err(error) = self.accounts.close(task.account, Timestamp::now()) {
-                tracing::error!("cannot close the account of task {}: {error}", task.id);
+            // Parts of it that are over go with it; those that run have lost what they were a part of, and keep its account.
+            let parts: Vec<Slot> = self
+                .tasks
+                .iter()
+                .filter(|(_, part)| part.state.is_over() && part.labels.parent.as_ref() == Some(&task.id))
+                .map(|(slot, _)| *slot)
+                .collect();
+            for part in parts {
+                self.forget_task(part);
+            }
+            match self.accounts.close(task.account, Timestamp::now()) {
+                Ok(()) => {
+                    self.by_account.remove(&task.account);
+                    self.settings.remove(&task.account);
+                }
+                Err(error) => tracing::warn!("the account of task {} stays: {error}", task.id),
             }
         }
     }
@@ -168,29 +189,45 @@ impl Engine {
         // Everything is read before anything is written: the writer does not wait.
         let open_calls = ledger.open_calls()?;
         let mut running = Vec::new();
+        let mut above: Vec<Past> = Vec::new();
         for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
+            let Ok(id) = row.task.parse::<TaskId>() else { continue };
+            let account = AccountName::Task(id.clone());
+            let lost = || open_calls.iter().filter(|call| call.task == row.task).map(|call| call.charge(now));
+            for name in row.labels.above() {
+                let known = above.iter_mut().find(|past| past.account == name);
+                let past = match known {
+                    Some(past) => past,
+                    None => {
+                        let (charges, orders) = (ledger.charges_of(&name)?, ledger.orders(&name)?);
+                        above.push(Past { account: name, charges, orders });
+                        let Some(past) = above.last_mut() else { continue };
+                        past
+                    }
+                };
+                past.charges.extend(lost());
+            }
             let mut charges = ledger.charges(&row.task)?;
-            let lost = open_calls.iter().filter(|call| call.task == row.task);
-            charges.extend(lost.map(|call| PastCharge {
-                at: now,
-                model: None,
-                tokens: 0,
-                cost: call.hold,
-                unpriced: Money::ZERO,
-            }));
-            running.push((row, charges));
+            charges.extend(lost());
+            let orders = ledger.orders(&account)?;
+            running.push((id, row, Past { account, charges, orders }));
         }
         for call in open_calls {
             self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
         }
-        for (row, charges) in running {
-            let Ok(id) = row.task.parse::<TaskId>() else { continue };
+        // Those that others are a part of first.
+        running.sort_by_key(|(_, row, _)| row.labels.parent.is_some());
+        for (id, row, past) in running {
             let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
             let Some(cgroup) = alive else {
                 self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
                 continue;
             };
-            match self.open_task(&id, cgroup, row.cap, &charges) {
+            let opened = self.open_above(&row.labels, &above).and_then(|parent| {
+                let settings = Settings { total: row.cap.or(row.budget.total), ..row.budget.clone() };
+                self.open_task(&id, row.labels.clone(), cgroup, parent, settings, &past)
+            });
+            match opened {
                 Ok(slot) => self.take_up(slot),
                 Err(error) => tracing::error!("cannot take up task {id}: {error}"),
             }
@@ -379,6 +416,7 @@ impl Engine {
             return;
         }
         self.gates.shut(slot);
+        self.latencies.since("kill: gate shut", self.deciding);
         task.state = TaskState::Stopping;
         self.decide(slot, Kind::Kill, reason.to_string());
         self.kill(slot);
@@ -386,27 +424,14 @@ impl Engine {
 
     fn kill(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
-        let inside = task.cgroup.processes();
-        let strays: Vec<Pid> = self.memberships.members(slot).into_iter().filter(|pid| !inside.contains(pid)).collect();
-        let (cgroup, held, grace, done) =
-            (task.cgroup.clone(), self.held_of(slot), self.kill_grace, self.kills.clone());
-        let spawned = thread::Builder::new().name("kill".into()).spawn(move || {
-            let result = kill_task(&cgroup, &held, &strays, grace);
-            // The engine is gone: so is everybody who could be told.
-            done.send(KillDone { slot, result }).ok();
-        });
-        if let Err(error) = spawned {
-            self.decide(
-                slot,
-                Kind::KillFailed,
-                format!("cannot start a thread to end the processes: {error}; the gate stays shut"),
-            );
-        }
+        let grace = self.settings.get(&task.account).and_then(|settings| settings.kill_grace_seconds);
+        let grace = Duration::from_secs(grace.unwrap_or(KILL_GRACE_SECONDS));
+        let (cgroup, held, strays) = (task.cgroup.clone(), self.held_of(slot), self.strays(slot));
+        self.spawn(slot, "kill", move || Done::Killed(kill_task(&cgroup, &held, &strays, grace)));
     }
 
-    pub fn on_killed(&mut self, done: KillDone) {
-        let slot = done.slot;
-        match done.result {
+    pub fn on_killed(&mut self, slot: Slot, result: Result<Killed, KillError>, decided: u64) {
+        match result {
             Ok(killed) => {
                 let strays: Vec<Pid> =
                     self.memberships.members(slot).into_iter().filter(|&pid| !is_gone(pid)).collect();
@@ -414,6 +439,7 @@ impl Engine {
                     // Forked by a stray while it was being ended.
                     return self.kill(slot);
                 }
+                self.latencies.since("kill: confirmed", decided);
                 let message = format!(
                     "{} processes ended, {} of them by force, {:.1} ms after the gate was shut",
                     killed.processes,
@@ -459,7 +485,8 @@ impl Engine {
     pub fn task_status(&self, task: &Task) -> TaskStatus {
         TaskStatus {
             task: task.id.clone(),
-            state: task.state.name(),
+            labels: task.labels.clone(),
+            state: task.state_name(),
             cap_usd: self.accounts.cap(task.account, Window::Total),
             spent_usd: self.accounts.spent(task.account) - self.accounts.unpriced(task.account),
             ceilings_usd: self.accounts.unpriced(task.account),
@@ -470,6 +497,7 @@ impl Engine {
             unpriced: task.unpriced,
             unread: task.unread,
             processes: task.tree.living().count(),
+            waiting: self.slots.get(&task.id).map_or(0, |slot| self.awaiting(*slot)),
             cgroup: task.cgroup.path().display().to_string(),
         }
     }

@@ -3,13 +3,19 @@
 //! Reads the ring, follows connections through the pipeline, keeps accounts, answers held requests, and hands everything slow (disk, journal,
 //! kills) to others. It alone owns this state, so nothing waits for a lock between an event and its decision.
 
+mod accounts;
 mod calls;
 mod clock;
 mod command;
+mod effects;
 mod held;
+mod latency;
 mod lifecycle;
+mod orders;
 mod run;
 mod state;
 
-pub use command::{Command, CommandError, Handle, Joined, Started, Status, TaskStatus};
+pub use command::{
+    AccountStatus, Command, CommandError, Handle, Joined, Order, Past, Start, Started, Status, TaskStatus,
+};
 pub use run::{Parts, start};

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -15,11 +15,12 @@ use tokio::{
 use super::{
     clock::Clock,
     command::{Command, CounterStatus, DaemonStatus, Status},
-    state::{Engine, KillDone},
+    effects::Effect,
+    state::Engine,
 };
 use crate::{
     alert::Alerts,
-    budget::{Accounts, InvalidLadder},
+    budget::Accounts,
     config::Config,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
@@ -60,7 +61,7 @@ pub fn start(
     ledger: &Reader,
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let (kills, killed) = mpsc::unbounded_channel();
+    let (effects, done) = mpsc::unbounded_channel();
     let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked } = parts;
     let mut engine = Engine {
         probes,
@@ -71,9 +72,11 @@ pub fn start(
         alerts,
         prices,
         tools: config.tools().into(),
-        budget: config.budget.of_a_task()?,
-        accounts: Accounts::new(TimeZone::UTC, Timestamp::now()),
-        kill_grace: config.budget.kill_grace(),
+        budget: config.budget.clone(),
+        configured: config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect(),
+        accounts: Accounts::new(config.zone().map_err(StartError::Zone)?, Timestamp::now()),
+        settings: Default::default(),
+        above: Default::default(),
         clock: Clock::now(),
         started: Instant::now(),
         tasks: Default::default(),
@@ -84,14 +87,16 @@ pub fn start(
         leaving: Vec::new(),
         touched: Default::default(),
         next_id: 0,
-        kills,
+        effects,
+        latencies: Default::default(),
+        deciding: 0,
         reported_losses: 0,
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let thread = thread::Builder::new().name("engine".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(run(engine, ring, commands, killed, looked)) {
+        if let Err(error) = runtime.block_on(run(engine, ring, commands, done, looked)) {
             tracing::error!("the engine stopped: {error}");
         }
     })?;
@@ -102,8 +107,8 @@ pub fn start(
 pub enum StartError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("budget.warn_percent: {0}")]
-    Ladder(#[from] InvalidLadder),
+    #[error("{0}")]
+    Zone(String),
     #[error("cannot start the engine: {0}")]
     Io(#[from] io::Error),
 }
@@ -112,7 +117,7 @@ async fn run(
     mut engine: Engine,
     mut ring: Ring,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    mut killed: mpsc::UnboundedReceiver<KillDone>,
+    mut done: mpsc::UnboundedReceiver<Effect>,
     mut looked: mpsc::UnboundedReceiver<Looked>,
 ) -> io::Result<()> {
     let readable = ring.watch()?;
@@ -136,13 +141,15 @@ async fn run(
                 }
             }
             Some(looked) = looked.recv() => engine.on_looked(looked),
-            Some(done) = killed.recv() => {
+            Some(effect) = done.recv() => {
                 drain(&mut engine, &mut ring);
-                engine.on_killed(done);
+                engine.decide_now();
+                engine.on_effect(effect);
             }
             _ = sweep.tick() => {
                 drain(&mut engine, &mut ring);
                 engine.clock = Clock::now();
+                engine.decide_now();
                 engine.accounts.tick(Timestamp::now());
                 engine.sweep();
             }
@@ -169,10 +176,12 @@ fn balance(engine: &mut Engine) {
 
 /// Says whether the engine should end.
 fn on_command(engine: &mut Engine, command: Command) -> bool {
+    engine.decide_now();
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, task, cap, charges, reply } => {
-            drop(reply.send(engine.start_task(peer, &task, cap, &charges)));
+        Command::Start { peer, start, reply } => drop(reply.send(engine.start_task(peer, *start))),
+        Command::Order { peer, actor, account, order, reply } => {
+            drop(reply.send(engine.order(peer, &actor, &account, *order)));
         }
         Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),
@@ -188,6 +197,8 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
 fn status(engine: &Engine) -> Status {
     let mut tasks: Vec<_> = engine.tasks.values().map(|task| engine.task_status(task)).collect();
     tasks.sort_by(|a, b| a.task.cmp(&b.task));
+    let mut accounts: Vec<_> = engine.above.values().filter_map(|account| engine.account_status(*account)).collect();
+    accounts.sort_by(|a, b| a.account.cmp(&b.account));
     Status {
         daemon: DaemonStatus {
             version: env!("CARGO_PKG_VERSION"),
@@ -197,11 +208,14 @@ fn status(engine: &Engine) -> Status {
             catalogue: engine.prices.version(),
         },
         tasks,
+        accounts,
+        latencies: engine.latencies.summaries(),
         probes: engine.probes.attached().to_vec(),
         counters: CounterStatus {
             kernel: engine.probes.counters(),
             processes: engine.memberships.all().len() as u64,
             connections: engine.connections.len() as u64,
+            holds: engine.accounts.holds_open() as u64,
         },
     }
 }

@@ -3,23 +3,28 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{clock::Clock, held::HeldProcess};
+use super::{
+    clock::Clock,
+    effects::{Effect, Imposed},
+    held::HeldProcess,
+    latency::Latencies,
+};
 use crate::{
     alert::{Alert, Alerts, Kind},
-    budget::{AccountId, Accounts, Balance, Budget, HoldId, Window},
-    enforce::{Cgroup, Gates, Hierarchy, KillError, Killed},
+    budget::{AccountId, Accounts, Balance, HoldId, Settings, Window},
+    enforce::{Cgroup, Gates, Hierarchy},
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
     price::PriceBook,
     probe::{ConnectionId, Memberships, Pid, Probes, Slot},
-    task::{ProcessTree, TaskId},
+    task::{AccountName, Labels, ProcessTree, TaskId},
     wire::ExchangeId,
 };
 
@@ -33,14 +38,19 @@ pub struct Engine {
     pub prices: &'static PriceBook,
     pub tools: Arc<Rules>,
     /// What every task's budget starts from.
-    pub budget: Budget,
+    pub budget: Settings,
+    /// What the configuration says of single accounts.
+    pub configured: HashMap<AccountName, Settings>,
     pub accounts: Accounts,
-    pub kill_grace: Duration,
+    /// What each account's budget was made of.
+    pub settings: HashMap<AccountId, Settings>,
+    /// Accounts of tenants and workflows.
+    pub above: HashMap<AccountName, AccountId>,
     pub clock: Clock,
     pub started: Instant,
     pub tasks: HashMap<Slot, Task>,
     pub slots: HashMap<TaskId, Slot>,
-    pub by_account: HashMap<AccountId, Slot>,
+    pub by_account: HashMap<AccountId, AccountName>,
     pub connections: HashMap<ConnectionId, Connection>,
     pub held: HashMap<Pid, HeldProcess>,
     /// Processes whose first thread ended; the rest may still run.
@@ -48,7 +58,10 @@ pub struct Engine {
     /// Tasks whose credits or state may have to change.
     pub touched: HashSet<Slot>,
     pub next_id: u64,
-    pub kills: mpsc::UnboundedSender<KillDone>,
+    pub effects: mpsc::UnboundedSender<Effect>,
+    pub latencies: Latencies,
+    /// When what is being dealt with was seen, by the boot clock: what is decided now, it decides.
+    pub deciding: u64,
     pub reported_losses: u64,
     /// When known processes were last compared with those that are there.
     pub reconciled: Instant,
@@ -60,13 +73,6 @@ pub struct Leaving {
     pub pid: Pid,
     pub slot: Slot,
     pub since: Instant,
-}
-
-/// A kill that came to its end on its own thread.
-#[derive(Debug)]
-pub struct KillDone {
-    pub slot: Slot,
-    pub result: Result<Killed, KillError>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +103,10 @@ impl TaskState {
 
 pub struct Task {
     pub id: TaskId,
+    pub labels: Labels,
     pub cgroup: Cgroup,
     pub account: AccountId,
+    pub imposed: Imposed,
     pub tree: ProcessTree,
     pub state: TaskState,
     /// Credits taken by the kernel whose records were seen.
@@ -123,6 +131,15 @@ pub struct Task {
 const CHARGED: usize = 10_000;
 
 impl Task {
+    pub const fn state_name(&self) -> &'static str {
+        match (self.state, self.imposed) {
+            (TaskState::Running, Imposed::Throttled) => "throttled",
+            (TaskState::Running, Imposed::Cut) => "cut",
+            (TaskState::Running, Imposed::Paused) => "paused",
+            (state, _) => state.name(),
+        }
+    }
+
     /// Says whether this answer is charged for the first time.
     pub fn first_charge(&mut self, response_id: &str) -> bool {
         if self.charged.len() >= CHARGED {
@@ -144,6 +161,8 @@ pub struct Connection {
 pub struct Call {
     pub hold: HoldId,
     pub started: Timestamp,
+    /// Port that it was sent to, as far as the request tells.
+    pub port: Option<u16>,
     /// It is in the ledger, as something that costs.
     pub is_recorded: bool,
 }
@@ -159,6 +178,8 @@ impl Engine {
         self.alerts.raise(Alert {
             kind,
             task: task.map(|task| task.id.clone()),
+            account: None,
+            actor: None,
             spent: task.map(|task| self.accounts.spent(task.account) - self.accounts.unpriced(task.account)),
             cap: task.and_then(|task| self.accounts.cap(task.account, Window::Total)),
             message,
@@ -169,14 +190,40 @@ impl Engine {
     pub fn decide(&self, slot: Slot, decision: Kind, reason: String) {
         if let Some(task) = self.tasks.get(&slot) {
             let entry = Entry::Decided {
-                task: task.id.clone(),
+                account: AccountName::Task(task.id.clone()),
                 decision: decision.name(),
                 reason: reason.clone(),
+                actor: None,
                 at: Timestamp::now(),
             };
             self.ledger.put(entry);
         }
         self.alert(decision, Some(slot), reason);
+    }
+
+    /// As [`Engine::decide`], on an account of any kind, and perhaps by a person.
+    pub fn decide_on(&self, name: &AccountName, decision: Kind, reason: String, actor: Option<&str>) {
+        let at = Timestamp::now();
+        let entry = Entry::Decided {
+            account: name.clone(),
+            decision: decision.name(),
+            reason: reason.clone(),
+            actor: actor.map(str::to_owned),
+            at,
+        };
+        self.ledger.put(entry);
+        let account = self.account(name);
+        let spent = |account| self.accounts.spent(account) - self.accounts.unpriced(account);
+        self.alerts.raise(Alert {
+            kind: decision,
+            task: if let AccountName::Task(task) = name { Some(task.clone()) } else { None },
+            account: Some(name.clone()).filter(|name| !matches!(name, AccountName::Task(_))),
+            actor: actor.map(str::to_owned),
+            spent: account.map(spent),
+            cap: account.and_then(|account| self.accounts.cap(account, Window::Total)),
+            message: reason,
+            at,
+        });
     }
 
     /// Lends the task as many credits as its account can pay for, or takes back what it cannot.

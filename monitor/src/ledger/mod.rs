@@ -9,7 +9,7 @@ mod read;
 mod schema;
 mod write;
 
-pub use read::{CallRow, DecisionRow, OpenCall, PastCharge, ProcessRow, Reader, TaskRow};
+pub use read::{CallRow, DecisionRow, OpenCall, PastCharge, PastOrder, ProcessRow, Reader, TaskRow};
 pub use write::{Entry, Ledger};
 
 /// Why the ledger cannot be used.

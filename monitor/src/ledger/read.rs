@@ -7,8 +7,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use super::LedgerError;
 use crate::{
+    budget::Settings,
     meter::{Basis, Usage},
     price::Money,
+    task::{AccountName, Labels, TaskId},
 };
 
 /// A look at the ledger; many can look while one writes.
@@ -23,6 +25,8 @@ pub struct TaskRow {
     pub task: String,
     pub cgroup: String,
     pub cap: Option<Money>,
+    pub labels: Labels,
+    pub budget: Settings,
     pub started_at: String,
     /// How it ended, if it did after that.
     pub ended: Option<String>,
@@ -36,6 +40,13 @@ pub struct OpenCall {
     pub hold: Money,
 }
 
+impl OpenCall {
+    /// What was held for it is the best that is known.
+    pub fn charge(&self, at: Timestamp) -> PastCharge {
+        PastCharge { at, model: None, tokens: 0, cost: self.hold, unpriced: Money::ZERO }
+    }
+}
+
 /// What a call cost, for its task's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastCharge {
@@ -46,6 +57,13 @@ pub struct PastCharge {
     pub cost: Money,
     /// The part of it that is a ceiling, for a call without a price.
     pub unpriced: Money,
+}
+
+/// What a person has ordered, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastOrder {
+    pub at: Timestamp,
+    pub what: String,
 }
 
 /// A call with its charge.
@@ -121,7 +139,7 @@ impl Reader {
 
     /// Every task, as it was last started.
     pub fn tasks(&self) -> Result<Vec<TaskRow>, LedgerError> {
-        let sql = "SELECT task, cgroup, cap, started_at, \
+        let sql = "SELECT task, cgroup, cap, started_at, parent, workflow, tenant, budget, \
                    (SELECT state FROM task_ends e WHERE e.task = t.task AND e.ended_at >= t.started_at ORDER BY e.id DESC LIMIT 1) AS ended \
                    FROM tasks t WHERE id = (SELECT max(id) FROM tasks WHERE task = t.task) ORDER BY id";
         self.rows(sql, "", task_row)
@@ -131,11 +149,45 @@ impl Reader {
         Ok(self.tasks()?.into_iter().find(|row| row.task == task))
     }
 
-    /// What each call cost, oldest first.
+    /// What each call of a task and of those below it cost, oldest first.
     pub fn charges(&self, task: &str) -> Result<Vec<PastCharge>, LedgerError> {
-        let sql = "SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call WHERE task = ? \
-                   AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id";
+        let sql = "WITH RECURSIVE below (task) AS (SELECT ? UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
+                   SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call \
+                   WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id";
         self.rows(sql, task, past_charge)
+    }
+
+    /// What each call of an account cost, oldest first. A task is of the tenant and the workflow that it was last started for.
+    pub fn charges_of(&self, account: &AccountName) -> Result<Vec<PastCharge>, LedgerError> {
+        let (labels, tenant, workflow) = match account {
+            AccountName::Task(task) => return self.charges(task.as_str()),
+            AccountName::Tenant(tenant) => ("tenant = ?1 AND ?2 IS NULL", Some(tenant), None),
+            AccountName::Workflow { tenant, workflow } => {
+                ("tenant IS ?1 AND workflow = ?2", tenant.as_ref(), Some(workflow))
+            }
+        };
+        let sql = format!(
+            "WITH RECURSIVE below (task) AS (\
+             SELECT task FROM tasks t WHERE id = (SELECT max(id) FROM tasks WHERE task = t.task) AND {labels} \
+             UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
+             SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call \
+             WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id"
+        );
+        let rows = || -> rusqlite::Result<Vec<PastCharge>> {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let arguments = params![tenant.map(TaskId::as_str), workflow.map(TaskId::as_str)];
+            statement.query_map(arguments, past_charge)?.collect()
+        };
+        rows().map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+    }
+
+    /// What people have ordered of an account; of a task, since it was last started.
+    pub fn orders(&self, account: &AccountName) -> Result<Vec<PastOrder>, LedgerError> {
+        let sql = "SELECT at, what FROM orders WHERE account = ?1 \
+                   AND at >= coalesce((SELECT max(started_at) FROM tasks WHERE task = ?1), '') ORDER BY id";
+        self.rows(sql, &account.to_string(), |row| {
+            Ok(PastOrder { at: row.get::<_, String>("at")?.parse().unwrap_or(Timestamp::MAX), what: row.get("what")? })
+        })
     }
 
     pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
@@ -189,8 +241,15 @@ impl Reader {
     }
 }
 
+/// A name in the ledger; one that is none is left out.
+fn name(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<TaskId>> {
+    Ok(row.get::<_, Option<String>>(column)?.and_then(|name| name.parse().ok()))
+}
+
 fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
     Ok(TaskRow {
+        labels: Labels { parent: name(row, "parent")?, workflow: name(row, "workflow")?, tenant: name(row, "tenant")? },
+        budget: json(row, "budget")?.unwrap_or_default(),
         task: row.get("task")?,
         cgroup: row.get("cgroup")?,
         cap: row.get::<_, Option<i64>>("cap")?.map(money),

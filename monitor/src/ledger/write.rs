@@ -15,7 +15,7 @@ use super::{LedgerError, schema};
 use crate::{
     pipeline::Charge,
     price::Money,
-    task::{TaskId, TaskProcess},
+    task::{AccountName, Labels, TaskId, TaskProcess},
 };
 
 /// Something to be kept.
@@ -25,6 +25,9 @@ pub enum Entry {
         task: TaskId,
         cgroup: String,
         cap: Option<Money>,
+        labels: Labels,
+        /// As JSON.
+        budget: String,
         at: Timestamp,
     },
     TaskEnded {
@@ -56,9 +59,18 @@ pub enum Entry {
         at: Timestamp,
     },
     Decided {
-        task: TaskId,
+        account: AccountName,
         decision: &'static str,
         reason: String,
+        /// Who, where it was a person.
+        actor: Option<String>,
+        at: Timestamp,
+    },
+    /// What a person has ordered, as JSON.
+    Ordered {
+        account: AccountName,
+        what: String,
+        actor: String,
         at: Timestamp,
     },
     /// Answered when everything before it is durable.
@@ -144,9 +156,20 @@ fn time(at: Timestamp) -> String {
 
 fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     match entry {
-        Entry::TaskStarted { task, cgroup, cap, at } => transaction
-            .prepare_cached("INSERT INTO tasks (task, cgroup, cap, started_at) VALUES (?, ?, ?, ?)")?
-            .execute(params![task.as_str(), cgroup, cap.map(pico), time(*at)])?,
+        Entry::TaskStarted { task, cgroup, cap, labels, budget, at } => transaction
+            .prepare_cached(
+                "INSERT INTO tasks (task, cgroup, cap, started_at, parent, workflow, tenant, budget) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                task.as_str(),
+                cgroup,
+                cap.map(pico),
+                time(*at),
+                labels.parent.as_ref().map(TaskId::as_str),
+                labels.workflow.as_ref().map(TaskId::as_str),
+                labels.tenant.as_ref().map(TaskId::as_str),
+                budget,
+            ])?,
         Entry::TaskEnded { task, state, at } => transaction
             .prepare_cached("INSERT INTO task_ends (task, ended_at, state) VALUES (?, ?, ?)")?
             .execute(params![task.as_str(), time(*at), state])?,
@@ -164,9 +187,12 @@ fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
                  FROM calls WHERE id = ?",
             )?
             .execute(params![time(*at), pico(*cost), i64::try_from(*call).unwrap_or(i64::MAX)])?,
-        Entry::Decided { task, decision, reason, at } => transaction
-            .prepare_cached("INSERT INTO decisions (at, task, decision, reason) VALUES (?, ?, ?, ?)")?
-            .execute(params![time(*at), task.as_str(), decision, reason])?,
+        Entry::Decided { account, decision, reason, actor, at } => transaction
+            .prepare_cached("INSERT INTO decisions (at, task, decision, reason, actor) VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![time(*at), account.to_string(), decision, reason, actor])?,
+        Entry::Ordered { account, what, actor, at } => transaction
+            .prepare_cached("INSERT INTO orders (at, account, what, actor) VALUES (?, ?, ?, ?)")?
+            .execute(params![time(*at), account.to_string(), what, actor])?,
         Entry::Barrier(_) => 0,
     };
     Ok(())

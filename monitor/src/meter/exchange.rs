@@ -275,7 +275,10 @@ impl Meter {
         }
         self.asked.stream |= request.get("stream").is_some_and(Node::is_true);
         let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample"];
-        self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count));
+        // Google's and Bedrock's requests have it inside.
+        let inside = [["generationConfig", "maxOutputTokens"], ["inferenceConfig", "maxTokens"]];
+        let inside = || inside.iter().find_map(|path| request.path(path).and_then(Node::count));
+        self.asked.most_output = limits.iter().find_map(|name| request.get(name).and_then(Node::count)).or_else(inside);
         let effort = request.get("reasoning_effort").or_else(|| request.path(&["reasoning", "effort"]));
         self.asked.is_brief = matches!(effort.and_then(Node::text), Some("none" | "minimal"));
         if self.purpose == Some(Purpose::Generate) {
@@ -423,6 +426,11 @@ impl Meter {
 
     pub fn model_requested(&self) -> Option<&str> {
         self.asked.model.as_deref()
+    }
+
+    /// The tool that is called, as reports name it.
+    pub fn tool(&self) -> Option<&str> {
+        self.tool.as_ref().map(|tool| &*tool.name)
     }
 
     /// What the call of a tool costs at least, where a rule says so.

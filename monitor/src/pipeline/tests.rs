@@ -22,7 +22,7 @@ fn exchange(book: &'static PriceBook, scheme: &'static str, host: &str, model: &
     let mut pipeline = Pipeline::new(book, scheme);
     let (mut counted, mut charge) = (Vec::new(), None);
     let mut take = |step: Step| match step {
-        Step::Asked { least, .. } => counted.push(least),
+        Step::Asked { call, .. } => counted.push(call.and_then(|call| call.least)),
         Step::Running { cost, .. } => counted.push(Some(cost)),
         Step::Finished { charge: it, .. } => charge = Some(*it),
         Step::Started { .. } | Step::Passed | Step::Unreadable(_) => {}

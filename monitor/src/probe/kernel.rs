@@ -1,6 +1,7 @@
 //! Loading the programs and holding on to their maps.
 
 use std::{
+    fs::File,
     hash::{Hash as _, Hasher as _},
     io,
     os::fd::{AsFd as _, OwnedFd},
@@ -12,7 +13,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{TracePoint, UProbe},
+    programs::{CgroupAttachMode, CgroupSockAddr, TracePoint, UProbe},
 };
 use monitor_common::{Counters, Gate, Process};
 use tokio::{
@@ -39,6 +40,8 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("syscalls", "sys_exit_mmap"),
     ("syscalls", "sys_enter_mprotect"),
 ];
+/// What denies connections; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
+const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
 const MEMBERS: [(&str, &str, &str); 11] = [
     ("VMA_START", "vm_area_struct", "vm_start"),
@@ -118,11 +121,11 @@ pub struct Loaded {
 impl Probes {
     /// Loads the programs, and attaches them to the host's TLS libraries and to everything that `members`, processes of tasks, have mapped already.
     ///
-    /// What was found in files is kept in `state_dir`.
+    /// What was found in files is kept in `state_dir`. `root` is the root of the cgroup v2 hierarchy.
     ///
     /// # Errors
     /// When the kernel lacks something or the process lacks a right: see [`LoadError`].
-    pub fn load(capacity: Capacity, state_dir: &Path, members: &[Pid]) -> Result<Loaded, LoadError> {
+    pub fn load(capacity: Capacity, state_dir: &Path, root: &File, members: &[Pid]) -> Result<Loaded, LoadError> {
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
         let tracefs = tracefs::find_or_mount().map_err(LoadError::Tracefs)?;
         let types = KernelTypes::read().map_err(|error| LoadError::Btf(error.to_string()))?;
@@ -148,7 +151,7 @@ impl Probes {
             loader.override_global(variable, offset, true);
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
-        load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf, root)?;
         let mut ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
@@ -253,7 +256,7 @@ fn load_error(error: impl std::error::Error) -> LoadError {
 const ERROR_HEAD: usize = 160;
 const ERROR_TAIL: usize = 320;
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+fn load_programs(ebpf: &mut Ebpf, root: &File) -> Result<(), LoadError> {
     let missing = |name: &str| LoadError::Load(format!("the embedded object has no program `{name}`"));
     for name in Program::ALL.map(Program::name) {
         let program: &mut UProbe = ebpf
@@ -262,6 +265,15 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
             .try_into()
             .map_err(|error: aya::programs::ProgramError| load_error(error))?;
         program.load().map_err(load_error)?;
+    }
+    for name in CONNECT {
+        let program: &mut CgroupSockAddr = ebpf
+            .program_mut(name)
+            .ok_or_else(|| missing(name))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        program.load().map_err(load_error)?;
+        program.attach(root, CgroupAttachMode::Single).map_err(load_error)?;
     }
     for (category, name) in TRACEPOINTS {
         let program: &mut TracePoint = ebpf

@@ -5,8 +5,10 @@
 //! **Invariant:** pure. Membership is sticky: a process that belonged to a task once belongs to it until it is gone, and so do its children.
 #![forbid(unsafe_code)]
 
+mod account;
 mod id;
 mod tree;
 
+pub use account::{AccountName, Label, Labels};
 pub use id::{InvalidTaskId, TaskId};
 pub use tree::{ProcessTree, TaskProcess};
