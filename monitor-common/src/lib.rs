@@ -62,7 +62,8 @@ pub struct Gate {
     pub signal_failures: u64,
     /// One of the `GATE_*` states.
     pub state: u32,
-    pub reserved: u32,
+    /// 1: requests are also stopped in front of their bodies, where these come in a write of their own.
+    pub looks: u32,
     pub reserved2: [u64; 2],
 }
 
@@ -164,6 +165,8 @@ pub const FLAG_CREDITED: u8 = 2;
 pub const FLAG_HELD: u8 = 4;
 /// The kernel could not send the signal.
 pub const FLAG_SIGNAL_FAILED: u8 = 8;
+/// [`KIND_START`], held: no request starts, the body of one that has started does.
+pub const FLAG_BODY: u8 = 32;
 
 /// [`KIND_MAPPED`]: the process belongs to a task, was sent `SIGSTOP` and waits until the file has been looked at.
 pub const FLAG_WAITS: u8 = 16;
@@ -198,13 +201,14 @@ pub struct Header {
     pub len: u32,
     /// Start: bytes that the held write wanted to send. Mapped: [`FileKey::device`]. Else 0.
     pub wanted: u32,
-    /// Mapped: [`FileKey::generation`]. Else 0.
+    /// Mapped: [`FileKey::generation`]. Start, held: lower half of the address of what is to be written. Else 0.
     pub generation: u32,
     pub kind: u8,
     pub flags: u8,
     /// Start: how many requests start in this write.
     pub starts: u16,
-    pub reserved: u32,
+    /// Start, held: upper half of the address of what is to be written. Else 0.
+    pub address_high: u32,
 }
 
 /// A record of one tier as it lies in the ring.

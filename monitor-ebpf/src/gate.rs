@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
 use aya_ebpf::helpers::generated::bpf_send_signal;
-use monitor_common::{FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
+use monitor_common::{FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
 
 use crate::maps::{GATES, count};
 
@@ -43,6 +43,24 @@ pub fn refuse_if_shut(slot: u32) -> bool {
     unsafe { fetch_add(&raw mut (*gate).refused, 1) };
     send(gate, SIGKILL);
     true
+}
+
+/// Whether requests are also looked at in front of their bodies.
+#[inline(always)]
+pub fn looks(slot: u32) -> bool {
+    let Some(gate) = GATES.get_ptr(slot) else { return false };
+    // SAFETY: a live map value; volatile because user space changes it.
+    unsafe { core::ptr::read_volatile(&raw const (*gate).looks) != 0 }
+}
+
+/// Stops the process in front of the body of a request; returns the flags for the record.
+#[inline(always)]
+pub fn hold_body(slot: u32) -> u8 {
+    let Some(gate) = GATES.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: a live map value.
+    unsafe { fetch_add(&raw mut (*gate).held, 1) };
+    let flags = FLAG_HELD | FLAG_BODY;
+    if send(gate, SIGSTOP) { flags } else { flags | FLAG_SIGNAL_FAILED }
 }
 
 /// Takes a credit for each of `starts` requests, or stops the process in front of all of them; returns the flags for the start record.

@@ -32,7 +32,7 @@ pub fn header(kind: u8, flags: u8, slot: u32) -> Header {
         flags,
         starts: 0,
         generation: 0,
-        reserved: 0,
+        address_high: 0,
     }
 }
 

@@ -36,7 +36,8 @@ pub struct Walker {
     pub credited_to: u64,
     /// Requests that start and have no credit yet.
     pub starts: u32,
-    reserved: u32,
+    /// 1: the body of a request starts whose head came in a write before.
+    pub body: u32,
 }
 
 impl Walker {
@@ -44,7 +45,7 @@ impl Walker {
     #[inline(always)]
     pub fn follow(&mut self, connection: &Connection, buffer: u64, len: u64) {
         (self.walk, self.at, self.credited_to) = (connection.walk, connection.sent, connection.credited_to);
-        (self.buffer, self.left, self.starts) = (buffer, len, 0);
+        (self.buffer, self.left, self.starts, self.body) = (buffer, len, 0, 0);
         // What is spoken can be told at the beginning of a connection or, where that was not seen, of a write.
         let protocol = self.walk.protocol;
         if protocol == PROTOCOL_HTTP1 || (protocol == PROTOCOL_UNKNOWN && self.walk.have == 0 && len >= 8) {
@@ -68,6 +69,13 @@ impl Walker {
         if starts_request(word, len) {
             self.walk.protocol = PROTOCOL_HTTP1;
             self.start(self.at);
+            // Of HTTP/1 nothing is followed but whether a head is to have a body that has not come.
+            self.walk.have = (may_have_body(word) && read_user::<u32>(self.buffer + len - 4) == HEAD_END) as u32;
+        } else if self.walk.protocol == PROTOCOL_HTTP1 {
+            if self.walk.have == 1 && self.at >= self.credited_to {
+                (self.credited_to, self.body) = (self.at + 1, 1);
+            }
+            self.walk.have = 0;
         } else if self.walk.protocol == PROTOCOL_UNKNOWN {
             if is_preface(word) {
                 self.walk.protocol = PROTOCOL_HTTP2;
@@ -220,6 +228,15 @@ pub fn starts_request(word: u64, len: u64) -> bool {
             || is(word, b"DELETE \0", 7)
             || is(word, b"OPTIONS ", 8)
             || is(word, b"CONNECT ", 8))
+}
+
+/// `\r\n\r\n`
+const HEAD_END: u32 = u32::from_le_bytes(*b"\r\n\r\n");
+
+/// Whether the method is one of those whose requests have bodies.
+#[inline(always)]
+fn may_have_body(word: u64) -> bool {
+    is(word, b"POST \0\0\0", 5) || is(word, b"PUT \0\0\0\0", 4) || is(word, b"PATCH \0\0", 6)
 }
 
 /// Whether `have` bytes, fewer than tell, may be the beginning of an HTTP request; the latest one is the lowest of `seen`.

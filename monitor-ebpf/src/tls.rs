@@ -13,7 +13,7 @@ use monitor_common::{
 };
 
 use crate::{
-    gate::{refuse_if_shut, take_credits},
+    gate::{hold_body, looks, refuse_if_shut, take_credits},
     layout::{Layout, goroutine, word},
     maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
     process::current,
@@ -151,11 +151,11 @@ fn begin_requests(call: &mut Call, connection: &mut Connection) {
     if walker.walk.protocol != PROTOCOL_UNKNOWN {
         connection.verdict = VERDICT_HTTP;
     }
-    if walker.starts == 0 {
+    if walker.starts == 0 && (walker.body == 0 || !looks(call.slot)) {
         return;
     }
     connection.credited_to = walker.credited_to;
-    let flags = take_credits(call.slot, walker.starts);
+    let flags = if walker.starts == 0 { hold_body(call.slot) } else { take_credits(call.slot, walker.starts) };
     let mut header = header(KIND_START, flags, call.slot);
     header.object = call.object;
     header.connection_born = connection.born;
@@ -165,6 +165,8 @@ fn begin_requests(call: &mut Call, connection: &mut Connection) {
     if flags & FLAG_HELD == 0 {
         emit(header);
     } else {
+        header.generation = call.buffer as u32;
+        header.address_high = (call.buffer >> 32) as u32;
         emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
     }
 }

@@ -366,6 +366,13 @@ impl Accounts {
         true
     }
 
+    /// The request has not left after all: as [`Accounts::release`], and it never was one.
+    pub fn withdraw(&mut self, id: HoldId) -> bool {
+        let Some(account) = self.holds.get(&id).map(|hold| hold.account) else { return false };
+        self.on_path(account, |node, _| node.uncount(Count::Requests, 1));
+        self.release(id)
+    }
+
     /// The process is gone, and its calls with it. Returns how many.
     pub fn release_process(&mut self, pid: u32) -> usize {
         let ids = self.by_pid.get(&pid).cloned().unwrap_or_default();

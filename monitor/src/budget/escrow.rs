@@ -55,6 +55,14 @@ impl Accounts {
         target.map_or(UNLIMITED, |target| target.min(MOST_LENT))
     }
 
+    /// Whether each request has to be looked at whole before it may go: by rules, for the worst case, or because nobody knows yet what a call costs.
+    pub fn looks(&self, account: AccountId) -> bool {
+        let has_rules = self.path(account).any(|(_, node)| node.budget.rules.look_at_all());
+        let is_capped = || self.path(account).any(|(_, node)| node.tightest(&self.calendar).is_some());
+        let is_strict = || matches!(self.policy(account), HoldPolicy::WorstCase { .. });
+        has_rules || is_capped() && (is_strict() || self.credit_size(account).is_none())
+    }
+
     /// What a credit lent now is worth.
     pub(super) fn credit_size(&self, account: AccountId) -> Option<Money> {
         let node = self.node(account)?;

@@ -74,11 +74,24 @@ impl Gates {
         unsafe { AtomicU64::from_ptr(cell) }
     }
 
+    fn looks_cell(&self, slot: Slot) -> &AtomicU32 {
+        // SAFETY: as in `credits_cell`.
+        let cell = unsafe { &raw mut (*self.gate(slot).as_ptr()).looks };
+        // SAFETY: as in `credits_cell`.
+        unsafe { AtomicU32::from_ptr(cell) }
+    }
+
+    /// Whether requests are to be stopped in front of their bodies as well.
+    pub fn look_at_bodies(&self, slot: Slot, looks: bool) {
+        self.looks_cell(slot).store(u32::from(looks), Ordering::SeqCst);
+    }
+
     /// Makes a gate ready for a new task: open, and without credits.
     pub fn reset(&self, slot: Slot) {
         self.credits_cell(slot).store(0, Ordering::SeqCst);
         self.taken_cell(slot).store(0, Ordering::SeqCst);
         self.held_cell(slot).store(0, Ordering::SeqCst);
+        self.looks_cell(slot).store(0, Ordering::SeqCst);
         self.state_cell(slot).store(GATE_OPEN, Ordering::SeqCst);
     }
 

@@ -4,15 +4,18 @@ use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 
-use super::state::{Call, Connection, Engine, Leaving, TaskState};
+use super::{
+    held::is_head_alone,
+    state::{Call, Connection, Engine, Leaving, TaskState},
+};
 use crate::{
     alert::Kind,
     budget::{self, AccountId, Estimate, HoldId},
     ledger::Entry,
     meter::Billing,
     pipeline::{Asked, Charge, Pipeline, Step},
-    probe::{Admission, ConnectionId, Event, Slot},
-    wire::ExchangeId,
+    probe::{Admission, ConnectionId, Event, Slot, Whole},
+    wire::{Direction, ExchangeId},
 };
 
 impl Engine {
@@ -22,13 +25,17 @@ impl Engine {
         let at = self.clock.at(time);
         match *event {
             Event::Data { connection, slot, direction, offset, bytes } => {
+                if direction == Direction::Request && is_head_alone(bytes, bytes.len()) {
+                    self.connection(connection, slot).head = bytes.to_vec();
+                }
                 self.with_pipeline(connection, slot, at, |pipeline, out| {
                     pipeline.push(direction, offset, bytes, at, out);
                 });
             }
-            Event::RequestStart { connection, slot, admission, starts, head } => {
-                self.on_start(connection, slot, admission, starts, head);
+            Event::RequestStart { connection, slot, admission, starts, head, whole } => {
+                self.on_start(connection, slot, admission, starts, head, whole);
             }
+            Event::Body { connection, slot, whole } => self.on_held_body(connection, slot, whole),
             Event::Closed { connection } => self.close(connection, at),
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
@@ -37,13 +44,13 @@ impl Engine {
         }
     }
 
-    fn on_start(&mut self, id: ConnectionId, slot: Slot, admission: Admission, starts: u16, head: &[u8]) {
+    fn on_start(&mut self, id: ConnectionId, slot: Slot, admission: Admission, starts: u16, head: &[u8], whole: Whole) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         self.touched.insert(slot);
         match admission {
             Admission::Held => {
                 task.held_seen += 1;
-                return self.on_held(id, slot, starts, head);
+                return self.on_held(id, slot, starts, head, whole);
             }
             Admission::Credited => task.taken_seen += u64::from(starts),
             Admission::Escaped => {
@@ -76,6 +83,7 @@ impl Engine {
             slot,
             pipeline: Pipeline::new(prices, "https").with_tools(Arc::clone(tools)),
             starts: Default::default(),
+            head: Vec::new(),
             calls: Default::default(),
         })
     }

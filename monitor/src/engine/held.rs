@@ -17,7 +17,8 @@ use crate::{
     budget::{AccountId, Action, Answer, Ask, Consent, HoldId, Reason, Wait},
     enforce::{Held, held_state, resume},
     pipeline::{Asked, Pipeline, Step},
-    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot},
+    price::Money,
+    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Whole, read_memory},
     task::AccountName,
     wire::{Direction, StreamOffset},
 };
@@ -48,11 +49,29 @@ pub struct HeldRequest {
     /// May go.
     allowed: Option<HoldId>,
     since: u64,
+    /// It is the body of a request that has started, with this hold.
+    body_of: Option<HoldId>,
+}
+
+/// A hold must be something; it is as good as nothing.
+const NEXT_TO_NOTHING: Money = Money::from_pico_usd(1);
+
+/// Whether a write of this length is the head of an HTTP/1 request whose body comes in another one. The kernel judges likewise.
+pub fn is_head_alone(bytes: &[u8], len: usize) -> bool {
+    let has_body = [&b"POST "[..], b"PUT ", b"PATCH "].iter().any(|method| bytes.starts_with(method));
+    has_body && bytes.len() == len && bytes.ends_with(b"\r\n\r\n")
 }
 
 impl Engine {
-    pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8]) {
-        let asked = self.asked_by(head);
+    pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8], whole: Whole) {
+        let asked = if is_head_alone(head, whole.len as usize) && self.looks(slot) {
+            // What it costs is looked at in front of its body.
+            Some(Asked { likely: Some(NEXT_TO_NOTHING), worst: Some(NEXT_TO_NOTHING), ..Asked::default() })
+        } else if head.len() < whole.len as usize {
+            self.asked_by(&read_memory(connection.pid, whole))
+        } else {
+            self.asked_by(head)
+        };
         let since = self.deciding;
         let requests = (0..starts).map(|_| HeldRequest {
             connection,
@@ -61,8 +80,40 @@ impl Engine {
             awaits: None,
             allowed: None,
             since,
+            body_of: None,
         });
         self.held_process(connection.pid, slot).requests.extend(requests);
+    }
+
+    fn looks(&self, slot: Slot) -> bool {
+        self.tasks.get(&slot).is_some_and(|task| self.accounts.looks(task.account))
+    }
+
+    /// The body of a request that has started is about to leave.
+    pub fn on_held_body(&mut self, id: ConnectionId, slot: Slot, whole: Whole) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        task.held_seen += 1;
+        let (mut request, mut hold) = (Vec::new(), None);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            request = std::mem::take(&mut connection.head);
+            hold = connection.calls.values().filter(|call| !call.is_recorded).map(|call| call.hold).max();
+        }
+        request.extend(read_memory(id.pid, whole));
+        let asked = self.asked_by(&request);
+        // It is asked for again, for what it really costs.
+        let body_of = hold.filter(|&hold| self.accounts.withdraw(hold));
+        let Some(body_of) = body_of.or_else(|| hold.is_none().then(|| HoldId(self.new_id()))) else { return };
+        let since = self.deciding;
+        let request = HeldRequest {
+            connection: id,
+            asked,
+            consent: Consent::None,
+            awaits: None,
+            allowed: None,
+            since,
+            body_of: Some(body_of),
+        };
+        self.held_process(id.pid, slot).requests.push(request);
     }
 
     fn held_process(&mut self, pid: Pid, slot: Slot) -> &mut HeldProcess {
@@ -159,8 +210,8 @@ impl Engine {
         }
         let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
         for request in process.requests.iter_mut().filter(|request| request.allowed.is_none()) {
-            let hold = HoldId(self.next_id + 1);
-            self.next_id += 1;
+            let hold = request.body_of.unwrap_or(HoldId(self.next_id + 1));
+            self.next_id += u64::from(request.body_of.is_none());
             let call = request.asked.as_ref().map(estimate).unwrap_or_default();
             let ask = Ask { id: hold, account, pid, call, consent: request.consent };
             let mut answer = self.accounts.ask(&ask, Timestamp::now());
@@ -201,7 +252,7 @@ impl Engine {
             return;
         }
         for request in &process.requests {
-            if let Some(hold) = request.allowed {
+            if let Some(hold) = request.allowed.filter(|_| request.body_of.is_none()) {
                 self.connection(request.connection, slot).starts.push_back(hold);
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task, resume},
     ledger::{Entry, LedgerError, Reader},
     price::Money,
-    probe::{ConnectionId, Pid, Slot},
+    probe::{ConnectionId, Pid, Slot, Whole},
     task::{AccountName, Labels, ProcessTree, TaskId},
 };
 
@@ -375,7 +375,7 @@ impl Engine {
                 Some(slot),
                 format!("process {pid} was stopped at the gate and the record of it was lost"),
             );
-            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, 1, &[]);
+            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, 1, &[], Whole::default());
         }
     }
 

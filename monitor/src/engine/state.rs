@@ -154,6 +154,8 @@ pub struct Connection {
     pub pipeline: Pipeline,
     /// Holds of requests that were seen starting and whose heads have not been read yet.
     pub starts: VecDeque<HoldId>,
+    /// The last head that came without its body.
+    pub head: Vec<u8>,
     pub calls: HashMap<ExchangeId, Call>,
 }
 
@@ -234,6 +236,7 @@ impl Engine {
         if task.state != TaskState::Running {
             return;
         }
+        self.gates.look_at_bodies(slot, self.accounts.looks(task.account));
         match self.accounts.balance(task.account) {
             Balance::Keep => {}
             Balance::Lend(credits) => {

@@ -1,8 +1,8 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, Header, KIND_CLOSE,
+    KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -35,6 +35,13 @@ pub enum Admission {
     Escaped,
 }
 
+/// Bytes in the memory of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Whole {
+    pub address: u64,
+    pub len: u32,
+}
+
 /// What happened in a task's process. Times are boot-clock nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -52,6 +59,14 @@ pub enum Event<'a> {
         admission: Admission,
         starts: u16,
         head: &'a [u8],
+        /// All of what is to be written, in the memory of the process.
+        whole: Whole,
+    },
+    /// The body of a request is about to leave in a write of its own; the process is stopped in front of it.
+    Body {
+        connection: ConnectionId,
+        slot: Slot,
+        whole: Whole,
     },
     Closed {
         connection: ConnectionId,
@@ -112,7 +127,15 @@ impl<'a> Event<'a> {
                 } else {
                     Admission::Escaped
                 };
-                Event::RequestStart { connection, slot, admission, starts: header.starts, head: payload }
+                let address = u64::from(header.address_high) << 32 | u64::from(header.generation);
+                let whole = Whole { address, len: header.wanted };
+                if header.flags & FLAG_BODY == 0 {
+                    Event::RequestStart { connection, slot, admission, starts: header.starts, head: payload, whole }
+                } else if admission == Admission::Held {
+                    Event::Body { connection, slot, whole }
+                } else {
+                    return None;
+                }
             }
             KIND_CLOSE => Event::Closed { connection },
             KIND_FORK => {

@@ -11,9 +11,11 @@ mod event;
 pub mod finder;
 mod kernel;
 mod known;
+mod memory;
 mod plan;
 mod tracefs;
 
 pub use attach::{Attached, Looked, Request};
-pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot};
+pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Whole};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
+pub use memory::read as read_memory;
