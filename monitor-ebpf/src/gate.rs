@@ -2,7 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
-use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::helpers::generated::bpf_send_signal_thread;
 use monitor_common::{FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
 
 use crate::maps::{GATES, count};
@@ -84,11 +84,19 @@ pub fn take_credits(slot: u32, starts: u32) -> u8 {
     if send(gate, SIGSTOP) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }
 }
 
-/// Sends a signal to the current process; it is delivered before the probed function runs.
+/// Sends a signal that ends or stops the current process; it is delivered before this thread runs anything more.
+///
+/// To the thread: one to the process is dropped while another one is pending, and then delivered to the thread that comes first. A second
+/// thread at the gate would go on until that one has stopped everybody.
+#[inline(always)]
+pub fn signal(signal: u32) -> bool {
+    // SAFETY: plain arguments.
+    unsafe { bpf_send_signal_thread(signal) == 0 }
+}
+
 #[inline(always)]
 fn send(gate: *mut Gate, signal: u32) -> bool {
-    // SAFETY: plain arguments.
-    if unsafe { bpf_send_signal(signal) } == 0 {
+    if self::signal(signal) {
         return true;
     }
     // SAFETY: a live map value.

@@ -8,7 +8,7 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_send_signal},
+        generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel},
     },
     macros::tracepoint,
     programs::TracePointContext,
@@ -16,7 +16,7 @@ use aya_ebpf::{
 use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TASK};
 
 use crate::{
-    gate::SIGSTOP,
+    gate::{self, SIGSTOP},
     maps::{FILES, count},
     process::{current, field},
     record::{emit, header},
@@ -132,8 +132,7 @@ fn look_at(address: u64, will_be_executable: bool) {
     let mut flags = 0;
     if process.is_some() {
         flags = FLAG_WAITS;
-        // SAFETY: plain arguments.
-        if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
+        if !gate::signal(SIGSTOP) {
             count(|c| c.signal_failures += 1);
             flags |= FLAG_SIGNAL_FAILED;
         }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use crate::{
     meter::{Basis, Billing, Bucket, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
     price::{Component, Money, Price, PriceBook, Query, Quote, Unpriced},
-    wire::{self, Direction, End, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
+    wire::{self, Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
 
 /// What happened to an exchange, seen from the money's side.
@@ -37,6 +37,8 @@ pub enum Step {
     Finished {
         exchange: ExchangeId,
         charge: Box<Charge>,
+        /// Request and answer came to their end.
+        is_complete: bool,
     },
     /// A message of the client on a WebSocket that is no call.
     Passed,
@@ -179,6 +181,12 @@ impl Pipeline {
         self.connection.push(direction, offset, bytes, &mut Steps { exchanges: &mut self.exchanges, out });
     }
 
+    /// What an exchange has cost by now, counted as its model does. [`Step::Running`] is quicker, and rough.
+    pub fn counted_cost(&self, exchange: ExchangeId) -> Option<Money> {
+        let open = self.exchanges.open.iter().find(|open| open.id == exchange)?;
+        cost_so_far(self.exchanges.prices, open, self.exchanges.at, &open.meter.counted())
+    }
+
     /// The connection ended.
     pub fn close(&mut self, at: Timestamp, out: &mut dyn FnMut(Step)) {
         self.exchanges.at = at;
@@ -232,8 +240,9 @@ impl wire::Sink for Steps<'_> {
                         // An idle connection holds next to nothing.
                         self.exchanges.open = VecDeque::new();
                     }
+                    let is_complete = end.how == Ending::Complete;
                     let charge = Box::new(self.exchanges.charge(open, end));
-                    (self.out)(Step::Finished { exchange, charge });
+                    (self.out)(Step::Finished { exchange, charge, is_complete });
                 }
             }
             _ => self.pass_on(exchange, &event),

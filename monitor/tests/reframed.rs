@@ -298,7 +298,7 @@ fn charges(script: &[(Direction, Vec<u8>)], seed: u64, hole: &(Direction, Range<
     let at: Timestamp = AT.parse().expect("a time");
     let (mut pipeline, mut charges) = (Pipeline::new(PriceBook::embedded_catalogue(), "https"), BTreeMap::new());
     let mut take = |step: Step| match step {
-        Step::Finished { exchange, charge } => {
+        Step::Finished { exchange, charge, .. } => {
             charges.insert(exchange.0, *charge);
         }
         Step::Unreadable(why) => panic!("{why}"),

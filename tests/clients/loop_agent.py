@@ -26,6 +26,7 @@ PARSER.add_argument("--warm-up", type=int, default=0, help="calls one after the 
 PARSER.add_argument("--no-stream", action="store_true")
 PARSER.add_argument("--pause-ms", type=int, default=0, help="pause between two rounds")
 PARSER.add_argument("--calls", type=int, help="stop after so many rounds")
+PARSER.add_argument("--persist", action="store_true", help="a call that fails is said, and tried again")
 PARSER.add_argument("--stop-file", help="stop when this file exists")
 CHOSEN = PARSER.parse_args()
 URL = urllib.parse.urlsplit(CHOSEN.base_url)
@@ -90,7 +91,15 @@ def main():
         if CHOSEN.parallel > 1 and number >= CHOSEN.warm_up:
             burst(number)
         else:
-            call(connection, number)
+            try:
+                call(connection, number)
+            except (OSError, http.client.HTTPException) as error:
+                if not CHOSEN.persist:
+                    raise
+                exchange.say(client=CHOSEN.client, pid=os.getpid(), stream=not CHOSEN.no_stream, id=None, model=None,
+                             usage=None, status=None, error=type(error).__name__)
+                connection.close()
+                time.sleep(0.02)
         number += 1
         if CHOSEN.pause_ms:
             time.sleep(CHOSEN.pause_ms / 1000)

@@ -177,7 +177,15 @@ impl Daemon {
     /// # Panics
     /// When it cannot be run, or hangs.
     pub fn run(&self, task: &str, budget: &str, client: &Client) -> Output {
-        bounded(&mut self.run_command(task, budget, client))
+        bounded(&mut self.run_command(task, budget, &[], client))
+    }
+
+    /// Runs a client under `tollgate run`, with further options, to its end.
+    ///
+    /// # Panics
+    /// When it cannot be run, or hangs.
+    pub fn run_with(&self, task: &str, budget: &str, options: &[&str], client: &Client) -> Output {
+        bounded(&mut self.run_command(task, budget, options, client))
     }
 
     /// Starts a client under `tollgate run`.
@@ -185,11 +193,20 @@ impl Daemon {
     /// # Panics
     /// When it cannot be started.
     pub fn spawn(&self, task: &str, budget: &str, client: &Client) -> Running {
-        Running::start(&mut self.run_command(task, budget, client))
+        Running::start(&mut self.run_command(task, budget, &[], client))
     }
 
-    fn run_command(&self, task: &str, budget: &str, client: &Client) -> Command {
-        let mut command = self.command(&["run", "--task", task, "--budget", budget, "--"]);
+    /// Starts a client under `tollgate run`, with further options.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn_with(&self, task: &str, budget: &str, options: &[&str], client: &Client) -> Running {
+        Running::start(&mut self.run_command(task, budget, options, client))
+    }
+
+    fn run_command(&self, task: &str, budget: &str, options: &[&str], client: &Client) -> Command {
+        let mut command = self.command(&["run", "--task", task, "--budget", budget]);
+        command.args(options).arg("--");
         client.prepare(command.args(client.command_line()));
         command
     }

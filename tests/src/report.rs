@@ -27,6 +27,7 @@ pub struct Report {
     pub basis: BTreeMap<String, u64>,
     pub models: Vec<ModelTotal>,
     pub processes: Vec<Process>,
+    pub decisions: Vec<Decision>,
     pub call_list: Vec<Call>,
     pub unpriced: u64,
     pub unread: u64,
@@ -38,6 +39,12 @@ pub struct Stopped {
     pub decision: String,
     pub reason: String,
     pub at: Value,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Decision {
+    pub decision: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -73,6 +80,8 @@ pub struct Call {
 pub struct Status {
     pub daemon: DaemonStatus,
     pub tasks: Vec<TaskStatus>,
+    pub accounts: Vec<AccountStatus>,
+    pub latencies: BTreeMap<String, Latency>,
     pub counters: BTreeMap<String, Value>,
     /// Files whose TLS functions are probed.
     pub probes: Vec<Value>,
@@ -83,6 +92,22 @@ pub struct DaemonStatus {
     pub version: String,
     pub pid: u32,
     pub ready: bool,
+}
+
+/// An account above tasks.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AccountStatus {
+    pub account: String,
+    pub spent_usd: String,
+}
+
+/// How long something took.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

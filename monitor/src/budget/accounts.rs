@@ -273,10 +273,12 @@ impl Accounts {
     fn put(&mut self, account: AccountId, charge: &Charge<'_>, onto: Onto) {
         let cost = sane(charge.cost);
         let unpriced = sane(charge.unpriced).min(cost);
-        let model = charge.model.and_then(|model| self.models.record(model, cost));
+        let model = charge.model.filter(|_| charge.is_typical).and_then(|model| self.models.record(model, cost));
         let put = |node: &mut Node, calendar: &Calendar| {
             node.spend(cost, unpriced, charge.at, calendar);
-            node.histories.record(model, cost);
+            if charge.is_typical {
+                node.histories.record(model, cost);
+            }
             node.count(Count::ModelCalls, 1);
             node.count(Count::Tokens, charge.tokens);
         };

@@ -312,6 +312,14 @@ impl Accounts {
         }
     }
 
+    /// Whether every account of the path can pay for a call that has cost this much by now.
+    pub fn can_be_raised(&self, id: HoldId, running: Money) -> bool {
+        let Some(hold) = self.holds.get(&id) else { return true };
+        let more = sane(running) - hold.amount;
+        let pays = |node: &Node| node.free(&self.calendar).is_none_or(|free| more <= free);
+        more <= Money::ZERO || self.path(hold.account).all(|(_, node)| pays(node))
+    }
+
     /// The call has used this much by now: its hold is never smaller. It is cut when an account cannot pay for that.
     pub fn raise(&mut self, id: HoldId, running: Money) {
         let running = sane(running);

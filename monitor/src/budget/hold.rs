@@ -87,6 +87,8 @@ pub struct Charge<'a> {
     pub unpriced: Money,
     pub model: Option<&'a str>,
     pub tokens: u64,
+    /// Others like it may be expected to cost as much: it was not broken off.
+    pub is_typical: bool,
     /// When it ended.
     pub at: Timestamp,
 }

@@ -231,6 +231,7 @@ impl World {
                     unpriced: Money::ZERO,
                     model: Some(["a", "b"][usize::from(step.amount % 2)]),
                     tokens: 1,
+                    is_typical: true,
                     at,
                 };
                 let is_covered = cost <= self.books.hold(id);

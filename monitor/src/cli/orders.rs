@@ -125,7 +125,7 @@ impl Budget {
         for said in &self.settings {
             settings.set(said)?;
         }
-        self.whom.give(Order::Budget { settings })
+        self.whom.give(Order::Budget { settings: Box::new(settings) })
     }
 }
 

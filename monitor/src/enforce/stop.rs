@@ -98,7 +98,15 @@ pub fn kill_task(cgroup: &Cgroup, held: &[Pid], strays: &[Pid], grace: Duration)
     for &pid in processes.iter().filter(|pid| !held.contains(pid)) {
         signal(pid, Signal::SIGTERM).ok();
     }
-    wait_until(began + grace, || alive(cgroup, strays) == 0);
+    wait_until(began + grace, || {
+        // One that is stopped would take its `SIGTERM` only when it is woken, and send what it was stopped in front of.
+        for pid in cgroup.processes().into_iter().chain(strays.iter().copied()) {
+            if held_state(pid) == Held::Stopped {
+                signal(pid, Signal::SIGKILL).ok();
+            }
+        }
+        alive(cgroup, strays) == 0
+    });
     let forced = alive(cgroup, strays);
     let deadline = Instant::now() + PATIENCE;
     let mut last_error = None;

@@ -80,8 +80,15 @@ impl Engine {
     }
 
     pub fn restore(&mut self, account: AccountId, charges: &[PastCharge]) {
-        for PastCharge { at, model, tokens, cost, unpriced } in charges {
-            let charge = Charge { cost: *cost, unpriced: *unpriced, model: model.as_deref(), tokens: *tokens, at: *at };
+        for PastCharge { at, model, tokens, cost, unpriced, is_typical } in charges {
+            let charge = Charge {
+                cost: *cost,
+                unpriced: *unpriced,
+                model: model.as_deref(),
+                tokens: *tokens,
+                is_typical: *is_typical,
+                at: *at,
+            };
             // Those above have their own charges in the ledger, these among them.
             self.accounts.restore(account, &charge, Onto::Account);
         }

@@ -12,8 +12,9 @@ use crate::{
     alert::Kind,
     budget::{self, AccountId, Estimate, HoldId},
     ledger::Entry,
-    meter::Billing,
+    meter::{Basis, Billing},
     pipeline::{Asked, Charge, Pipeline, Step},
+    price::Money,
     probe::{Admission, ConnectionId, Event, Slot, Whole},
     wire::{Direction, ExchangeId},
 };
@@ -127,13 +128,10 @@ impl Engine {
                 }
                 self.touched.insert(slot);
             }
-            Step::Running { exchange, cost } => {
-                if let Some(hold) = self.hold_of(id, exchange) {
-                    self.accounts.raise(hold, cost);
-                    self.touched.insert(slot);
-                }
+            Step::Running { exchange, cost } => self.on_running(id, slot, exchange, cost),
+            Step::Finished { exchange, charge, is_complete } => {
+                self.on_finished(id, slot, exchange, charge, is_complete, at);
             }
-            Step::Finished { exchange, charge } => self.on_finished(id, slot, exchange, charge, at),
             Step::Passed => {
                 let taken = self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
                 if let Some(hold) = taken {
@@ -155,12 +153,24 @@ impl Engine {
         }
     }
 
-    fn hold_of(&self, id: ConnectionId, exchange: ExchangeId) -> Option<HoldId> {
-        Some(self.connections.get(&id)?.calls.get(&exchange)?.hold)
+    /// More of an answer has come. Before it is said that nobody can pay for that, it is counted properly.
+    fn on_running(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, rough: Money) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(call) = connection.calls.get_mut(&exchange) else { return };
+        let mut cost = call.scaled(rough);
+        if !self.accounts.can_be_raised(call.hold, cost)
+            && let Some(counted) = connection.pipeline.counted_cost(exchange)
+        {
+            (call.scale, cost) = (Some((counted, rough)), counted);
+        }
+        self.accounts.raise(call.hold, cost);
+        self.touched.insert(slot);
+        self.act_on_decisions();
     }
 
     fn on_exchange(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, at: Timestamp) {
-        let waiting = self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
+        let mut first = |id| self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
+        let waiting = first(id).or_else(|| first(ConnectionId::unknown(id.pid)));
         // A request without a start record: it shares a write with another one, or its record was lost.
         let hold = waiting.unwrap_or_else(|| HoldId(self.new_id()));
         let Some(task) = self.tasks.get_mut(&slot) else { return };
@@ -174,7 +184,7 @@ impl Engine {
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.calls.insert(exchange, Call { hold, started: at, port: None, is_recorded: false });
+            connection.calls.insert(exchange, Call { hold, started: at, port: None, scale: None, is_recorded: false });
         }
     }
 
@@ -199,7 +209,15 @@ impl Engine {
         self.act_on_decisions();
     }
 
-    fn on_finished(&mut self, id: ConnectionId, slot: Slot, exchange: ExchangeId, charge: Box<Charge>, at: Timestamp) {
+    fn on_finished(
+        &mut self,
+        id: ConnectionId,
+        slot: Slot,
+        exchange: ExchangeId,
+        charge: Box<Charge>,
+        is_complete: bool,
+        at: Timestamp,
+    ) {
         let Some(call) = self.connections.get_mut(&id).and_then(|connection| connection.calls.remove(&exchange)) else {
             return;
         };
@@ -236,13 +254,13 @@ impl Engine {
             };
             self.ledger.put(entry);
         }
-        self.settle(slot, call.hold, is_due, &charge, at);
+        self.settle(slot, call.hold, is_due, &charge, is_complete, at);
         self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });
         self.act_on_decisions();
     }
 
     /// Puts the cost on the account, or says that there is none to put.
-    fn settle(&mut self, slot: Slot, hold: HoldId, is_due: bool, charge: &Charge, at: Timestamp) {
+    fn settle(&mut self, slot: Slot, hold: HoldId, is_due: bool, charge: &Charge, is_complete: bool, at: Timestamp) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.calls += u64::from(is_due);
         if !is_due {
@@ -253,7 +271,10 @@ impl Engine {
         let counts = charge.counts();
         if let Some((cost, unpriced)) = counts {
             let tokens = used.input_total().saturating_add(used.output_total());
-            let charge = budget::Charge { cost, unpriced, model: charge.metered.model(), tokens, at };
+            let is_typical = is_complete || matches!(charge.metered.basis, Basis::Measured | Basis::Provider);
+            // Whoever asks for a call names the model as this one did.
+            let model = charge.metered.model_requested.as_deref().or(charge.metered.model());
+            let charge = budget::Charge { cost, unpriced, model, tokens, is_typical, at };
             if !self.accounts.settle(hold, &charge) {
                 self.accounts.charge(task.account, &charge);
             }

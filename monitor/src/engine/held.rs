@@ -49,12 +49,20 @@ pub struct HeldRequest {
     /// May go.
     allowed: Option<HoldId>,
     since: u64,
-    /// It is the body of a request that has started, with this hold.
-    body_of: Option<HoldId>,
+    /// It is the body of a request that has started.
+    body_of: Option<Body>,
+}
+
+/// A body, with the hold of its request.
+#[derive(Debug, Clone, Copy)]
+struct Body {
+    hold: HoldId,
+    /// Else the request has one of its own, and this is only for the question.
+    is_known: bool,
 }
 
 /// A hold must be something; it is as good as nothing.
-const NEXT_TO_NOTHING: Money = Money::from_pico_usd(1);
+pub const NEXT_TO_NOTHING: Money = Money::from_pico_usd(1);
 
 /// Whether a write of this length is the head of an HTTP/1 request whose body comes in another one. The kernel judges likewise.
 pub fn is_head_alone(bytes: &[u8], len: usize) -> bool {
@@ -102,7 +110,7 @@ impl Engine {
         let asked = self.asked_by(&request);
         // It is asked for again, for what it really costs.
         let body_of = hold.filter(|&hold| self.accounts.withdraw(hold));
-        let Some(body_of) = body_of.or_else(|| hold.is_none().then(|| HoldId(self.new_id()))) else { return };
+        let body_of = Body { hold: body_of.unwrap_or_else(|| HoldId(self.new_id())), is_known: body_of.is_some() };
         let since = self.deciding;
         let request = HeldRequest {
             connection: id,
@@ -210,7 +218,7 @@ impl Engine {
         }
         let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
         for request in process.requests.iter_mut().filter(|request| request.allowed.is_none()) {
-            let hold = request.body_of.unwrap_or(HoldId(self.next_id + 1));
+            let hold = request.body_of.map_or(HoldId(self.next_id + 1), |body| body.hold);
             self.next_id += u64::from(request.body_of.is_none());
             let call = request.asked.as_ref().map(estimate).unwrap_or_default();
             let ask = Ask { id: hold, account, pid, call, consent: request.consent };
@@ -223,6 +231,15 @@ impl Engine {
             match answer {
                 Answer::Go => {
                     request.allowed = Some(hold);
+                    if request.body_of.is_some_and(|body| !body.is_known) {
+                        self.accounts.withdraw(hold);
+                    }
+                    if self.accounts.hold(hold) == Some(NEXT_TO_NOTHING)
+                        && let Some(task) = self.tasks.get_mut(&slot)
+                    {
+                        task.heads.insert(hold);
+                        self.gates.look_at_bodies(slot, true);
+                    }
                     self.latencies.since("request held: allowed", request.since);
                 }
                 Answer::Wait(Wait::Approval(reason)) => {

@@ -116,6 +116,8 @@ impl Engine {
             taken_seen: 0,
             unseen_before: (0, 0),
             held_seen: 0,
+            held_before: 0,
+            heads: Default::default(),
             was_entered: false,
             calls: 0,
             exchanges: 0,
@@ -362,11 +364,11 @@ impl Engine {
     /// Finds processes that the gate stopped and whose records were lost: nobody else would ever let them go.
     fn find_forgotten(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
-        let held = self.gates.held(slot);
-        if held <= task.held_seen {
+        let before = std::mem::replace(&mut task.held_before, self.gates.held(slot));
+        if before <= task.held_seen {
             return;
         }
-        task.held_seen = held;
+        task.held_seen = before;
         let is_forgotten = |pid: &Pid| !self.held.contains_key(pid) && held_state(*pid) == Held::Stopped;
         let forgotten: Vec<Pid> = task.tree.living().filter(is_forgotten).collect();
         for pid in forgotten {
@@ -375,7 +377,7 @@ impl Engine {
                 Some(slot),
                 format!("process {pid} was stopped at the gate and the record of it was lost"),
             );
-            self.on_held(ConnectionId { pid, object: 0, born: 0 }, slot, 1, &[], Whole::default());
+            self.on_held(ConnectionId::unknown(pid), slot, 1, &[], Whole::default());
         }
     }
 

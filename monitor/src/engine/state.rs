@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     clock::Clock,
     effects::{Effect, Imposed},
-    held::HeldProcess,
+    held::{HeldProcess, NEXT_TO_NOTHING},
     latency::Latencies,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
-    price::PriceBook,
+    price::{Money, PriceBook},
     probe::{ConnectionId, Memberships, Pid, Probes, Slot},
     task::{AccountName, Labels, ProcessTree, TaskId},
     wire::ExchangeId,
@@ -115,6 +115,10 @@ pub struct Task {
     pub unseen_before: (u64, u64),
     /// Requests held by the kernel whose records were seen.
     pub held_seen: u64,
+    /// Requests held by the kernel at the last sweep: their records must have been seen by the next one.
+    pub held_before: u64,
+    /// Holds of requests that were let go for next to nothing: what they cost is looked at in front of their bodies.
+    pub heads: HashSet<HoldId>,
     /// A process has been in it, so that being empty means being over.
     pub was_entered: bool,
     pub calls: u64,
@@ -165,8 +169,22 @@ pub struct Call {
     pub started: Timestamp,
     /// Port that it was sent to, as far as the request tells.
     pub port: Option<u16>,
+    /// What it had cost when that was last counted properly, and what was thought until then.
+    pub scale: Option<(Money, Money)>,
     /// It is in the ledger, as something that costs.
     pub is_recorded: bool,
+}
+
+impl Call {
+    /// A rough cost, made better by what is known of how rough it is.
+    pub fn scaled(&self, rough: Money) -> Money {
+        match self.scale {
+            Some((counted, thought)) if !thought.is_zero() => {
+                Money::from_pico_usd(rough.pico_usd().saturating_mul(counted.pico_usd()) / thought.pico_usd())
+            }
+            _ => rough,
+        }
+    }
 }
 
 impl Engine {
@@ -232,11 +250,12 @@ impl Engine {
     ///
     /// Credits that the kernel took and whose records are still in the ring are lent until these are read.
     pub fn balance(&mut self, slot: Slot) {
-        let Some(task) = self.tasks.get(&slot) else { return };
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
         if task.state != TaskState::Running {
             return;
         }
-        self.gates.look_at_bodies(slot, self.accounts.looks(task.account));
+        task.heads.retain(|&head| self.accounts.hold(head) == Some(NEXT_TO_NOTHING));
+        self.gates.look_at_bodies(slot, !task.heads.is_empty() || self.accounts.looks(task.account));
         match self.accounts.balance(task.account) {
             Balance::Keep => {}
             Balance::Lend(credits) => {

@@ -43,7 +43,7 @@ pub struct OpenCall {
 impl OpenCall {
     /// What was held for it is the best that is known.
     pub fn charge(&self, at: Timestamp) -> PastCharge {
-        PastCharge { at, model: None, tokens: 0, cost: self.hold, unpriced: Money::ZERO }
+        PastCharge { at, model: None, tokens: 0, cost: self.hold, unpriced: Money::ZERO, is_typical: false }
     }
 }
 
@@ -57,6 +57,8 @@ pub struct PastCharge {
     pub cost: Money,
     /// The part of it that is a ceiling, for a call without a price.
     pub unpriced: Money,
+    /// It was reported, and not broken off.
+    pub is_typical: bool,
 }
 
 /// What a person has ordered, as JSON.
@@ -152,7 +154,7 @@ impl Reader {
     /// What each call of a task and of those below it cost, oldest first.
     pub fn charges(&self, task: &str) -> Result<Vec<PastCharge>, LedgerError> {
         let sql = "WITH RECURSIVE below (task) AS (SELECT ? UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
-                   SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call \
+                   SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis FROM charges JOIN calls ON calls.id = call \
                    WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id";
         self.rows(sql, task, past_charge)
     }
@@ -170,7 +172,7 @@ impl Reader {
             "WITH RECURSIVE below (task) AS (\
              SELECT task FROM tasks t WHERE id = (SELECT max(id) FROM tasks WHERE task = t.task) AND {labels} \
              UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
-             SELECT ended_at, charges.model AS model, usage, cost, ceiling FROM charges JOIN calls ON calls.id = call \
+             SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis FROM charges JOIN calls ON calls.id = call \
              WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id"
         );
         let rows = || -> rusqlite::Result<Vec<PastCharge>> {
@@ -269,6 +271,7 @@ fn past_charge(row: &Row<'_>) -> rusqlite::Result<PastCharge> {
         tokens: used.input_total().saturating_add(used.output_total()),
         cost,
         unpriced: cost - priced,
+        is_typical: matches!(row.get::<_, String>("basis")?.as_str(), "measured" | "provider"),
     })
 }
 

@@ -461,6 +461,20 @@ impl Meter {
         usage
     }
 
+    /// As [`Meter::running`], and counted as the model does: too slow for every piece of an answer.
+    pub fn counted(&self) -> Usage {
+        let mut usage = self.report.used().unwrap_or_default();
+        let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default();
+        if usage.input_total() == 0 {
+            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(model, &self.asking));
+        }
+        let output = self.answer_text.answer_tokens(model, &self.asking);
+        if self.may_cost() && !self.is_final() && usage.output_total() < output {
+            usage.add(Bucket::OutputText, output - usage.output_total());
+        }
+        usage
+    }
+
     /// The exchange ended.
     pub fn finish(mut self, end: End) -> Metered {
         let was_sent_whole = self.request_ended;

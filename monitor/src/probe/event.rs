@@ -24,6 +24,13 @@ pub struct ConnectionId {
     pub born: u64,
 }
 
+impl ConnectionId {
+    /// Some connection of the process, of which nothing more is known.
+    pub const fn unknown(pid: Pid) -> Self {
+        Self { pid, object: 0, born: 0 }
+    }
+}
+
 /// What the gate did with a request that starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {

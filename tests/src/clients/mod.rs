@@ -84,6 +84,11 @@ impl Client {
         Self::script(python_env::SYSTEM_PYTHON, "loop_agent.py", server, client)
     }
 
+    /// Many clients at once, in plain Python.
+    pub fn swarm(server: &ModelServer, client: &str) -> Self {
+        Self::script(python_env::SYSTEM_PYTHON, "swarm.py", server, client)
+    }
+
     /// A process that uses the TLS library and is not an agent, in plain Python.
     pub fn plain_tls(server: &ModelServer, client: &str) -> Self {
         Self::script(python_env::SYSTEM_PYTHON, "plain_tls.py", server, client)

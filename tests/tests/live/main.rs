@@ -3,6 +3,8 @@
 
 mod attach;
 mod cap;
+mod concurrency;
+mod ladder;
 mod metering;
 mod neighbours;
 mod refusals;

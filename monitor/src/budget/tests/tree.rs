@@ -146,7 +146,14 @@ fn past_charges_rebuild_what_was() {
         ids = vec![tenant, accounts.open(Some(tenant), budget.clone()).expect("an account")];
     }
     for (time, cost) in charges {
-        let charge = Charge { cost: cents(cost), unpriced: Money::ZERO, model: Some("m"), tokens: 3, at: at(time) };
+        let charge = Charge {
+            cost: cents(cost),
+            unpriced: Money::ZERO,
+            model: Some("m"),
+            tokens: 3,
+            is_typical: true,
+            at: at(time),
+        };
         live.charge(ids[1], &charge);
         rebuilt.restore(ids[1], &charge, Onto::Path);
     }
@@ -162,7 +169,10 @@ fn past_charges_rebuild_what_was() {
     // 85 % of the hour was said before the restart.
     rebuilt.tick(noon());
     assert!(rebuilt.take_decisions().is_empty());
-    rebuilt.charge(ids[1], &Charge { cost: cents(2), unpriced: Money::ZERO, model: None, tokens: 0, at: noon() });
+    rebuilt.charge(
+        ids[1],
+        &Charge { cost: cents(2), unpriced: Money::ZERO, model: None, tokens: 0, is_typical: true, at: noon() },
+    );
     assert_eq!(actions(&rebuilt.take_decisions()), ["warn", "warn"], "95 % of the hour, on both");
 }
 
