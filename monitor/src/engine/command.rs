@@ -94,9 +94,7 @@ pub enum Order {
     Resume,
     Kill,
     /// Another budget: what these settings say, else as before.
-    Budget {
-        settings: Settings,
-    },
+    Budget { settings: Box<Settings> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
