@@ -100,6 +100,8 @@ pub struct Budget {
     /// What is held for an answer on top of what the request itself costs.
     pub floor: Money,
     pub rules: Rules,
+    /// Nothing undoes a kill: what the account is of is gone then. Else the account is killed for as long as its limits demand it.
+    pub kill_is_final: bool,
 }
 
 impl Budget {
@@ -112,6 +114,7 @@ impl Budget {
             first_hold,
             floor: Money::ZERO,
             rules: Rules::default(),
+            kill_is_final: true,
         }
     }
 

@@ -292,8 +292,9 @@ impl Node {
         self.standing.as_ref()
     }
 
+    /// For good.
     pub fn is_killed(&self) -> bool {
-        matches!(self.standing, Some((Action::Kill, _)))
+        self.budget.kill_is_final && matches!(self.standing, Some((Action::Kill, _)))
     }
 
     /// A call did not fit into what is left in this window.

@@ -231,7 +231,7 @@ impl Settings {
             Holds::Off => HoldPolicy::Off,
         };
         let limits = Limits { money, counts: self.counts(), tools: self.tools.clone() };
-        Ok(Budget { limits, ladder, holds, first_hold, floor, rules: self.rules()? })
+        Ok(Budget { limits, ladder, holds, first_hold, floor, rules: self.rules()?, kill_is_final: true })
     }
 
     fn counts(&self) -> BTreeMap<Count, u64> {

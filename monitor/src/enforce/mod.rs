@@ -14,5 +14,5 @@ mod stop;
 pub use cgroup::{Cgroup, CgroupError, Hierarchy};
 pub use freeze::{FreezeError, freeze, thaw};
 pub use gate::{Gates, GatesError};
-pub use sockets::{SocketsError, Which, end_connections};
+pub use sockets::{SocketsError, Which, end_connections, has_local_connections};
 pub use stop::{Held, KillError, Killed, held_state, kill_process, kill_task, resume};

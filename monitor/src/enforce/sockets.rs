@@ -123,6 +123,19 @@ fn end_here(pids: &[Pid], which: Which) -> Result<usize, SocketsError> {
     }
 }
 
+/// Whether a process has connections that cannot be ended: over Unix sockets, behind which anybody could be.
+pub fn has_local_connections(pid: Pid) -> bool {
+    let inodes = inodes(&[pid]);
+    let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    table.lines().skip(1).any(|line| {
+        // `Num: RefCount Protocol Flags Type St Inode Path` (proc_net(5)); 0001 is a stream, 03 is connected (`linux/net.h`).
+        let mut fields = line.split_ascii_whitespace().skip(4);
+        let (kind, state, inode) = (fields.next(), fields.next(), fields.next());
+        let is_connected = kind == Some("0001") && state == Some("03");
+        is_connected && inode.and_then(|inode| inode.parse().ok()).is_some_and(|inode| inodes.contains(&inode))
+    })
+}
+
 /// Sockets that the processes hold, by their inode.
 fn inodes(pids: &[Pid]) -> HashSet<u32> {
     let mut inodes = HashSet::new();

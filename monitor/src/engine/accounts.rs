@@ -7,11 +7,16 @@ use super::{
     state::Engine,
 };
 use crate::{
-    budget::{AccountId, Action, Approval, Charge, Onto, Reason, Settings, Window},
+    budget::{AccountId, Action, Approval, Budget, Charge, InvalidBudget, Onto, Reason, Settings, Window},
     ledger::{PastCharge, PastOrder},
     probe::Slot,
     task::{AccountName, Labels},
 };
+
+/// Workflows and tenants outlive their tasks: a kill ends these, and lasts as long as the limit demands it.
+fn budget_of(name: &AccountName, settings: &Settings) -> Result<Budget, InvalidBudget> {
+    Ok(Budget { kill_is_final: matches!(name, AccountName::Task(_)), ..settings.budget()? })
+}
 
 impl Engine {
     pub fn account(&self, name: &AccountName) -> Option<AccountId> {
@@ -63,7 +68,7 @@ impl Engine {
     ) -> Result<AccountId, CommandError> {
         let failed =
             |error: &dyn std::fmt::Display| CommandError::Failed(format!("cannot open account {name}: {error}"));
-        let account = self.accounts.open(parent, settings.budget()?).map_err(|error| failed(&error))?;
+        let account = self.accounts.open(parent, budget_of(&name, &settings)?).map_err(|error| failed(&error))?;
         self.settings.insert(account, settings);
         self.by_account.insert(account, name.clone());
         if !matches!(name, AccountName::Task(_)) {
@@ -122,7 +127,8 @@ impl Engine {
     /// What these settings say from now on, else as before.
     pub fn set_budget(&mut self, account: AccountId, settings: &Settings) -> Result<(), CommandError> {
         let settings = settings.over(&self.settings.get(&account).cloned().unwrap_or_default());
-        let set = self.accounts.set_budget(account, settings.budget()?, Timestamp::now());
+        let Some(name) = self.by_account.get(&account) else { return Ok(()) };
+        let set = self.accounts.set_budget(account, budget_of(name, &settings)?, Timestamp::now());
         set.map_err(|error| CommandError::Failed(error.to_string()))?;
         self.settings.insert(account, settings);
         Ok(())

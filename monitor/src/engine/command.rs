@@ -94,7 +94,9 @@ pub enum Order {
     Resume,
     Kill,
     /// Another budget: what these settings say, else as before.
-    Budget { settings: Box<Settings> },
+    Budget {
+        settings: Box<Settings>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

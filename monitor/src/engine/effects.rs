@@ -10,7 +10,8 @@ use crate::{
     alert::Kind,
     budget::{Action, Decision, HoldId, Reason},
     enforce::{
-        FreezeError, KillError, Killed, SocketsError, Which, end_connections, freeze, kill_process, resume, thaw,
+        FreezeError, KillError, Killed, SocketsError, Which, end_connections, freeze, has_local_connections,
+        kill_process, resume, thaw,
     },
     probe::{Pid, Slot},
     task::AccountName,
@@ -268,11 +269,11 @@ impl Engine {
         let Some(process) = self.held.remove(&pid) else { return };
         self.release_held(&process);
         match result {
-            Ok(1..) => {
+            // All of its connections are dead, now or before: what it sends reaches nobody.
+            Ok(ended) if ended > 0 || !has_local_connections(pid) => {
                 resume(pid);
             }
-            // Without a connection that is known to be dead it would send the request after all.
-            Ok(0) => {
+            Ok(_) => {
                 kill_process(pid);
                 let message = format!("process {pid} has no connection that could be ended: it is killed instead");
                 self.decide(slot, Kind::Refused, message);

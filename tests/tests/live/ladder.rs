@@ -8,6 +8,7 @@ use tollgate_tests::{
     daemon::{LIMIT, Options, Running, until},
     model_server::State,
     reference_price::{PicoUsd, usd},
+    report::TaskStatus,
 };
 
 use super::{Bench, CAP, assert_exit, cap, text};
@@ -28,7 +29,8 @@ fn start(bench: &Bench, task: &str, ladder: &str, client: &Client) -> Running {
 
 #[track_caller]
 fn wait_for_state(bench: &Bench, task: &str, state: &str) {
-    let state_now = || bench.daemon.report(task).state;
+    let state_of = |tasks: Vec<TaskStatus>| tasks.into_iter().find(|it| it.task == task).map(|it| it.state);
+    let state_now = || state_of(bench.daemon.status().tasks).unwrap_or_default();
     let reached = until(|| (state_now() == state).then_some(()));
     assert!(reached.is_some(), "{task} is {} and not {state}\n{:#?}", state_now(), bench.daemon.alerts());
 }
@@ -48,7 +50,11 @@ fn wait_for_alert(bench: &Bench, task: &str, decision: &str) -> String {
 
 /// Requests that have arrived, whole.
 fn arrived(bench: &Bench, task: &str) -> usize {
-    bench.server.truth_of(task).iter().filter(|truth| truth.call.is_some()).count()
+    whole(&bench.server.truth(), task)
+}
+
+fn whole(truths: &[Truth], task: &str) -> usize {
+    truths.iter().filter(|truth| truth.is_of(task) && truth.call.is_some()).count()
 }
 
 fn spent(truths: &[Truth]) -> PicoUsd {
@@ -93,7 +99,7 @@ fn a_task_that_is_cut_lives_and_reaches_nobody() {
     // It goes on with what a person adds, and is cut again.
     let said = order(&bench, &["approve", task, "--add", "0.035"]);
     assert!(said.contains("of $0.085"), "{said}");
-    bench.server.wait_until(LIMIT, |_| arrived(&bench, task) >= before + 5).expect("it goes on");
+    bench.server.wait_until(LIMIT, |truths| whole(truths, task) >= before + 5).expect("it goes on");
     wait_for_state(&bench, task, "cut");
     let said = order(&bench, &["kill", task]);
     assert!(said.contains("in force: kill (ordered by a person)"), "{said}");
@@ -126,7 +132,7 @@ fn a_paused_task_waits_for_a_person() {
     wait_for_state(&bench, task, "paused");
     assert_eq!(arrived(&bench, task), before, "its cap still holds after a mere resume");
     order(&bench, &["approve", task, "--add", "0.035"]);
-    bench.server.wait_until(LIMIT, |_| arrived(&bench, task) >= before + 5).expect("it goes on");
+    bench.server.wait_until(LIMIT, |truths| whole(truths, task) >= before + 5).expect("it goes on");
     wait_for_state(&bench, task, "paused");
     order(&bench, &["budget", task, "total=0.12", "ladder=kill@100"]);
     assert_exit(&agent.wait(), 137);
@@ -143,7 +149,7 @@ fn a_paused_task_waits_for_a_person() {
     let task = "ordered";
     let agent =
         bench.daemon.spawn(task, "5", &Client::loop_agent(&bench.server, task).asking(&ask()).with(&["--calls", "40"]));
-    bench.server.wait_until(LIMIT, |_| arrived(&bench, task) >= 3).expect("calls");
+    bench.server.wait_until(LIMIT, |truths| whole(truths, task) >= 3).expect("calls");
     order(&bench, &["pause", task]);
     wait_for_state(&bench, task, "paused");
     wait_for_alert(&bench, task, "paused");
@@ -190,7 +196,7 @@ fn an_answer_that_cannot_be_paid_for_is_cut_off() {
     let output = start(&bench, task, "cut@100", &client).wait();
     assert_exit(&output, 0);
     let seen = Seen::lines(&output.stdout);
-    assert!(seen.iter().all(|seen| seen.error.is_some()), "the agent saw its connection end: {seen:?}");
+    assert!(seen.iter().all(|seen| seen.usage.is_none()), "the agent did not see the end of the answer: {seen:?}");
     let truths = bench.server.truth_of(task);
     let answered: Vec<&Truth> = truths.iter().filter(|truth| truth.call.is_some()).collect();
     assert_eq!((answered.len(), answered[0].state), (1, State::Abandoned), "{truths:#?}");
@@ -239,6 +245,9 @@ fn what_a_tenant_may_spend_its_tasks_share() {
     assert_exit(&output, 137);
     assert_eq!(arrived(&bench, "tenant-d"), 0);
     order(&bench, &["approve", "tenant=acme", "--add", "0.02"]);
+    let client = client.with(&["--calls", "2"]);
+    assert_exit(&bench.daemon.run_with("tenant-d", "5", &["--tenant", "acme"], &client), 0);
+    assert_eq!(arrived(&bench, "tenant-d"), 2, "with what a person added it goes on");
 }
 
 /// A sub-task has at most what its task has left, and a process inside may order nothing.
