@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::{
     Catalogue, Ceiling, Evidence, Money, Override, Overrides, PriceRow, Query, Quote, Rates, Unpriced,
+    memo::{Listed, Memo},
     overrides::{Known, Prices},
     resolve::Resolved,
 };
@@ -19,6 +20,8 @@ pub struct PriceBook {
     pub fallback: Option<&'static Catalogue>,
     pub overrides: Overrides,
     pub ceiling: Option<Ceiling>,
+    /// Of the two tables, which must stay what they are.
+    pub(super) memo: Memo,
 }
 
 impl PriceBook {
@@ -29,7 +32,7 @@ impl PriceBook {
         ceiling: Option<Ceiling>,
     ) -> Self {
         let id_of = |name: &str| std::iter::once(catalogue).chain(fallback).find_map(|table| table.provider_id(name));
-        Self { catalogue, fallback, overrides: overrides.with_ids(id_of), ceiling }
+        Self { catalogue, fallback, overrides: overrides.with_ids(id_of), ceiling, memo: Memo::default() }
     }
 
     /// The tables that this program was built with, and nothing set.
@@ -79,6 +82,9 @@ impl PriceBook {
     /// # Errors
     /// Why there are none.
     pub fn rates(&self, query: &Query<'_>) -> Result<Rates<'_>, Unpriced<'_>> {
+        if self.overrides.is_empty() {
+            return self.memo.rates(query, || self.find(query));
+        }
         let listed = self.listed(query);
         match self.overrides.find(query, Self::known(query, &listed)) {
             Some(set) => self.overridden(set, listed, query),
@@ -94,10 +100,11 @@ impl PriceBook {
     }
 
     /// The table that has a row for a call, and the row.
-    pub(super) fn listed(
-        &self,
-        query: &Query<'_>,
-    ) -> Result<(&'static Catalogue, Resolved<'static>), Unpriced<'static>> {
+    pub(super) fn listed(&self, query: &Query<'_>) -> Listed {
+        self.memo.listed(query, || self.find(query))
+    }
+
+    fn find(&self, query: &Query<'_>) -> Listed {
         let why = match self.catalogue.resolve(query) {
             Ok(resolved) => return Ok((self.catalogue, resolved)),
             Err(why) => why,
@@ -131,10 +138,7 @@ impl PriceBook {
         resolved.map(|resolved| (fallback, resolved))
     }
 
-    pub(super) fn known<'q>(
-        query: &Query<'q>,
-        listed: &Result<(&'static Catalogue, Resolved<'static>), Unpriced<'static>>,
-    ) -> Known<'q> {
+    pub(super) fn known<'q>(query: &Query<'q>, listed: &Listed) -> Known<'q> {
         let provider = match listed {
             Ok((_, resolved)) => Some(&*resolved.provider.id),
             Err(Unpriced::UnknownModel { provider }) => Some(*provider),
@@ -146,7 +150,7 @@ impl PriceBook {
     pub(super) fn overridden<'b>(
         &'b self,
         set: &'b Override,
-        listed: Result<(&'static Catalogue, Resolved<'static>), Unpriced<'static>>,
+        listed: Listed,
         query: &Query<'_>,
     ) -> Result<Rates<'b>, Unpriced<'b>> {
         let rates = match (listed, &set.prices) {

@@ -18,6 +18,7 @@ mod ceiling;
 mod diff;
 mod explain;
 mod matcher;
+mod memo;
 pub mod money;
 mod overrides;
 mod rates;

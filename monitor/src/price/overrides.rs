@@ -163,6 +163,10 @@ impl Overrides {
         self
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Override> {
         self.0.iter()
     }
@@ -246,6 +250,9 @@ impl Factor {
     /// Of an amount that is so many of `divisor` parts: the product in whole numbers, rounded once, halves to even.
     /// Exact also where the product would not fit.
     pub(super) fn of(self, amount: u128, divisor: u128) -> u128 {
+        if self.millionths == Self::UNIT {
+            return div_half_even(amount, divisor);
+        }
         let divisor = divisor * Self::UNIT;
         let (whole, rest) = (amount / divisor, amount % divisor);
         let rest = rest * self.millionths;

@@ -9,7 +9,7 @@ use super::{
     catalogue::{Catalogue, Side},
     overrides::{Factor, Glob, MachineRate, Prices},
     resolve::Resolved,
-    row::{ActivePrices, Amount, Tiered, UnitIndex},
+    row::{ActivePrices, Amount, Holding, Tiered, UnitIndex, Variant},
 };
 use crate::meter::{Bucket, Unit, Units, Usage};
 
@@ -111,13 +111,16 @@ pub struct Rates<'c> {
 /// Whisper at Groq is billed for at least this many seconds a request (as the catalogue's own package computes it).
 const GROQ_LEAST_AUDIO_SECONDS: u64 = 10;
 
+/// A maker's variants are its own kinds of service; who resells its models has others.
+fn variants<'c>(resolved: &Resolved<'c>) -> &'c [Variant] {
+    if resolved.provider.id == resolved.list.id { &resolved.model.variants } else { &[] }
+}
+
 impl<'c> Rates<'c> {
     pub(super) fn new(catalogue: &'c Catalogue, resolved: Resolved<'c>, query: &Query<'_>) -> Self {
         let Resolved { provider, list, model, evidence } = resolved;
-        // A maker's variants are its own kinds of service; who resells its models has others.
-        let variants = if provider.id == list.id { &*model.variants } else { &[] };
         let at = Offset::UTC.to_datetime(query.at);
-        let active = ActivePrices::new(&model.prices, variants, query.service, at);
+        let active = ActivePrices::new(&model.prices, variants(&resolved), query.service, at);
         // What has no price of its own is charged at the price of what it is a kind of.
         let price = |chain: &[UnitIndex]| chain.iter().find_map(|&unit| Some((unit, active.get(unit)?)));
         let side = |unit: UnitIndex| catalogue.units[usize::from(unit.0)].side;
@@ -139,6 +142,17 @@ impl<'c> Rates<'c> {
             took: query.took,
             factor: Factor::ONE,
         }
+    }
+
+    /// Which of a row's prices these are, if that can be said.
+    pub(super) fn holding(resolved: &Resolved<'_>, query: &Query<'_>) -> Option<Holding> {
+        let at = Offset::UTC.to_datetime(query.at);
+        Holding::of(&resolved.model.prices, variants(resolved), query.service, at)
+    }
+
+    /// The same for a call that took so long.
+    pub(super) const fn taking(self, took: Option<Duration>) -> Self {
+        Self { took, ..self }
     }
 
     /// No prices yet.

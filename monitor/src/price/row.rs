@@ -186,6 +186,10 @@ pub struct Service<'a> {
 }
 
 impl Service<'_> {
+    fn fits(&self, variant: &Variant) -> bool {
+        variant.when.iter().all(|(key, value)| self.has(key, value))
+    }
+
     fn has(&self, key: &str, value: &str) -> bool {
         let is = |known: Option<&str>| known.is_some_and(|known| known.eq_ignore_ascii_case(value));
         match key {
@@ -203,6 +207,36 @@ impl Service<'_> {
 #[cfg(test)]
 pub(super) const SERVICE_KEYS: [&str; 5] = ["service_tier", "processing", "speed", "route", "search_type"];
 
+/// Which of a model's prices hold at one moment, for one kind of service: wherever it is the same, so are the rates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holding {
+    /// The place of the standard prices.
+    standard: Option<usize>,
+    /// A bit for each of the variants.
+    variants: u64,
+}
+
+impl Holding {
+    /// `None` for a model with more variants than there are bits.
+    pub(super) fn of(dated: &[DatedPrices], variants: &[Variant], service: Service<'_>, at: DateTime) -> Option<Self> {
+        let bits = u64::try_from(variants.len()).ok().filter(|count| *count <= u64::from(u64::BITS))?;
+        let applying = (0..bits).zip(variants).filter(|(_, variant)| variant.dated.holds(at) && service.fits(variant));
+        let variants = applying.map(|(bit, _)| 1 << bit).sum();
+        Some(Self { standard: standard_at(dated, at), variants })
+    }
+}
+
+/// The place of the last of the dated prices that holds; if none does, of the first.
+fn standard_at(dated: &[DatedPrices], at: DateTime) -> Option<usize> {
+    dated.iter().rposition(|prices| prices.holds(at)).or((!dated.is_empty()).then_some(0))
+}
+
+impl DatedPrices {
+    fn holds(&self, at: DateTime) -> bool {
+        self.constraint.is_none_or(|constraint| constraint.holds(at))
+    }
+}
+
 /// The prices of a model that hold at one moment, for one kind of service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ActivePrices<'c, 's> {
@@ -213,19 +247,14 @@ pub(super) struct ActivePrices<'c, 's> {
 }
 
 impl<'c, 's> ActivePrices<'c, 's> {
-    /// The last of the dated prices that holds; if none does, the first.
     pub(super) fn new(dated: &'c [DatedPrices], variants: &'c [Variant], service: Service<'s>, at: DateTime) -> Self {
-        let holds = |prices: &&DatedPrices| prices.constraint.is_none_or(|constraint| constraint.holds(at));
-        let standard = dated.iter().rev().find(holds).or(dated.first()).map(|dated| &dated.prices);
+        let standard = standard_at(dated, at).and_then(|place| dated.get(place)).map(|dated| &dated.prices);
         Self { standard, variants, service, at }
     }
 
     /// The price of exactly this unit: of the first variant that applies and has one, else the standard one.
     pub(super) fn get(&self, unit: UnitIndex) -> Option<&'c Tiered> {
-        let applies = |variant: &&Variant| {
-            variant.dated.constraint.is_none_or(|constraint| constraint.holds(self.at))
-                && variant.when.iter().all(|(key, value)| self.service.has(key, value))
-        };
+        let applies = |variant: &&Variant| variant.dated.holds(self.at) && self.service.fits(variant);
         let special = self.variants.iter().filter(applies).find_map(|variant| variant.dated.prices.get(unit));
         special.or_else(|| self.standard?.get(unit))
     }
