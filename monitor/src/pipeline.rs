@@ -94,9 +94,9 @@ impl Charge {
 /// The price row that was used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Row {
-    pub catalogue: String,
-    pub provider: String,
-    pub model: String,
+    pub catalogue: &'static str,
+    pub provider: &'static str,
+    pub model: &'static str,
     /// Name and hash of what an administrator has set for the call: `contract@0123456789ab`.
     #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
     pub set: Option<String>,
@@ -112,7 +112,7 @@ struct Exchanges {
     prices: &'static PriceBook,
     /// `https`, or `http` for a connection without TLS.
     scheme: &'static str,
-    open: VecDeque<Open>,
+    open: VecDeque<Box<Open>>,
     at: Timestamp,
     tools: Arc<Rules>,
     always_estimates: bool,
@@ -208,7 +208,7 @@ impl wire::Sink for Steps<'_> {
                 if self.exchanges.always_estimates {
                     meter.estimate_always();
                 }
-                self.exchanges.open.push_back(Open {
+                self.exchanges.open.push_back(Box::new(Open {
                     id: exchange,
                     meter,
                     url,
@@ -217,7 +217,7 @@ impl wire::Sink for Steps<'_> {
                     is_final: false,
                     socket: None,
                     head: upgradable(head),
-                });
+                }));
                 self.exchanges.started += 1;
                 (self.out)(Step::Started { exchange });
             }
@@ -241,7 +241,7 @@ impl wire::Sink for Steps<'_> {
                         self.exchanges.open = VecDeque::new();
                     }
                     let is_complete = end.how == Ending::Complete;
-                    let charge = Box::new(self.exchanges.charge(open, end));
+                    let charge = Box::new(self.exchanges.charge(*open, end));
                     (self.out)(Step::Finished { exchange, charge, is_complete });
                 }
             }
@@ -381,7 +381,7 @@ impl Open {
 impl Exchanges {
     fn url(&self, head: &RequestHead) -> String {
         let path = head.target.split('?').next().unwrap_or_default();
-        format!("{}://{}{path}", self.scheme, head.host.as_deref().unwrap_or_default())
+        [self.scheme, "://", head.host.as_deref().unwrap_or_default(), path].concat()
     }
 
     fn charge(&self, open: Open, end: End) -> Charge {
@@ -497,7 +497,7 @@ impl Exchanges {
     }
 
     /// A row may lack a price for something that was used. If it has none for anything, the call is unpriced and not free.
-    fn by_row(&self, metered: Metered, price: &Price<'_>) -> Charge {
+    fn by_row(&self, metered: Metered, price: &Price<'static>) -> Charge {
         let missing: Vec<String> = price.unpriced_components.iter().map(ToString::to_string).collect();
         let note = (!missing.is_empty()).then(|| format!("no price for {}", missing.join(", ")));
         let is_priced = missing.is_empty() || !price.total.is_zero();
@@ -533,19 +533,14 @@ fn by_rule(metered: Metered) -> Charge {
 }
 
 /// What the provider charged, beside what the tokens cost by the table: the two can be held against each other.
-fn reported_cost(metered: Metered, cost: Money, price: Option<&Price<'_>>) -> Charge {
+fn reported_cost(metered: Metered, cost: Money, price: Option<&Price<'static>>) -> Charge {
     let tokens_cost = price.map(|price| price.tokens);
     Charge { metered, cost: Some(cost), tokens_cost, row: price.map(row), ceiling: None, note: None }
 }
 
-fn row(price: &Price<'_>) -> Row {
+fn row(price: &Price<'static>) -> Row {
     let set = price.row.set.map(|set| format!("{}@{}", set.name(), set.hash()));
-    Row {
-        catalogue: price.row.catalogue.into(),
-        provider: price.row.provider.into(),
-        model: price.row.model.into(),
-        set,
-    }
+    Row { catalogue: price.row.catalogue, provider: price.row.provider, model: price.row.model, set }
 }
 
 impl Charge {

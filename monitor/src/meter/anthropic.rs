@@ -16,15 +16,15 @@ impl Dialect for Anthropic {
     }
 
     fn purpose(&self, method: &str, path: &str) -> Option<Purpose> {
-        match method {
-            // OpenAI's threads have messages too, which cost nothing.
-            "POST" if path.contains("/threads/") => None,
-            "POST" if path.ends_with("/messages") || path.ends_with("/v1/complete") => Some(Purpose::Generate),
-            "POST" if path.ends_with("/messages/count_tokens") => Some(Purpose::Free),
+        let purpose = match method {
+            "POST" if path.ends_with("/messages") || path.ends_with("/v1/complete") => Purpose::Generate,
+            "POST" if path.ends_with("/messages/count_tokens") => Purpose::Free,
             // The answers come as a file, later.
-            "POST" if path.ends_with("/messages/batches") => Some(Purpose::Other),
-            _ => None,
-        }
+            "POST" if path.ends_with("/messages/batches") => Purpose::Other,
+            _ => return None,
+        };
+        // OpenAI's threads have messages too, which cost nothing.
+        (!path.contains("/threads/")).then_some(purpose)
     }
 
     fn recognizes(&self, answer: &Node) -> bool {

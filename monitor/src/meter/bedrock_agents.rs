@@ -26,7 +26,21 @@ impl Dialect for BedrockAgents {
         if method != "POST" {
             return None;
         }
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let path = path.trim_matches('/');
+        let first = path.split('/').next().unwrap_or_default();
+        if !matches!(
+            first,
+            "agents"
+                | "flows"
+                | "retrieveAndGenerate"
+                | "retrieveAndGenerateStream"
+                | "generateQuery"
+                | "knowledgebases"
+                | "optimize-prompt"
+        ) {
+            return None;
+        }
+        let parts: Vec<&str> = path.split('/').collect();
         match parts.as_slice() {
             // An agent of one's own, and one that the request describes.
             ["agents", _, "agentAliases", _, "sessions", _, "text"] | ["agents", _] => Some(Purpose::Generate),

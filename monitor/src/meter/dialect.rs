@@ -207,6 +207,11 @@ impl Report {
     }
 }
 
+/// [`str::split_once`] for what most paths do not have: to look whether they do is cheaper than to prepare for where.
+pub fn split_rarely<'a>(path: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
+    if path.contains(separator) { path.split_once(separator) } else { None }
+}
+
 /// A path segment without its percent encoding (RFC 3986 §2.1).
 pub fn percent_decoded(segment: &str) -> Cow<'_, str> {
     if !segment.contains('%') {

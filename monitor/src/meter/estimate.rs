@@ -41,8 +41,12 @@ pub enum Side {
 }
 
 /// Members of an answer that repeat the request.
-const ECHOES: [&str; 8] =
-    ["instructions", "input", "tools", "chat_history", "metadata", "session", "trace", "amazon-bedrock-trace"];
+fn is_echo(name: &str) -> bool {
+    matches!(
+        name,
+        "instructions" | "input" | "tools" | "chat_history" | "metadata" | "session" | "trace" | "amazon-bedrock-trace"
+    )
+}
 
 /// Text of which a bounded part is kept.
 #[derive(Debug, Default)]
@@ -58,40 +62,49 @@ const KEPT: usize = 256 * 1024;
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// Members whose strings are text that a model reads or writes. Others are identifiers, settings, or binary data.
-const TEXT_MEMBERS: [&str; 25] = [
-    "content",
-    "delta",
-    "text",
-    "prompt",
-    "input",
-    "system",
-    "instructions",
-    "arguments",
-    "partial_json",
-    "thinking",
-    "reasoning",
-    "reasoning_content",
-    "refusal",
-    "completion",
-    "output",
-    "response",
-    "inputs",
-    "inputText",
-    "outputText",
-    "generation",
-    "generated_text",
-    "query",
-    "name",
-    "tool_plan",
-    "message",
-];
+fn is_text(name: &str) -> bool {
+    matches!(
+        name,
+        "content"
+            | "delta"
+            | "text"
+            | "prompt"
+            | "input"
+            | "system"
+            | "instructions"
+            | "arguments"
+            | "partial_json"
+            | "thinking"
+            | "reasoning"
+            | "reasoning_content"
+            | "refusal"
+            | "completion"
+            | "output"
+            | "response"
+            | "inputs"
+            | "inputText"
+            | "outputText"
+            | "generation"
+            | "generated_text"
+            | "query"
+            | "name"
+            | "tool_plan"
+            | "message"
+    )
+}
 
 /// Members of a request that tell the model what it can call and how it must answer.
-const TOOL_MEMBERS: [&str; 7] =
-    ["tools", "functions", "toolConfig", "response_format", "format", "output_format", "generationConfig"];
+fn is_of_tools(name: &str) -> bool {
+    matches!(
+        name,
+        "tools" | "functions" | "toolConfig" | "response_format" | "format" | "output_format" | "generationConfig"
+    )
+}
 
 /// Names of members that are settings, not told to the model.
-const SETTINGS: [&str; 6] = ["type", "strict", "additionalProperties", "cache_control", "$schema", "id"];
+fn is_setting(name: &str) -> bool {
+    matches!(name, "type" | "strict" | "additionalProperties" | "cache_control" | "$schema" | "id")
+}
 
 impl Kept {
     fn push(&mut self, text: &[u8]) {
@@ -116,12 +129,12 @@ impl Kept {
 impl Text {
     /// Where the text at a place goes.
     fn kept(&mut self, place: Place<'_>) -> Option<&mut Kept> {
-        if self.side == Side::Answer && ECHOES.contains(&place.top) {
+        if self.side == Side::Answer && is_echo(place.top) {
             return None;
         }
-        if TOOL_MEMBERS.contains(&place.top) {
+        if is_of_tools(place.top) {
             Some(&mut self.tools)
-        } else if place.is_free || TEXT_MEMBERS.contains(&place.member) {
+        } else if place.is_free || is_text(place.member) {
             Some(&mut self.main)
         } else {
             None
@@ -130,7 +143,7 @@ impl Text {
 
     /// Writes the name of a member whose values are told to the model as JSON.
     fn write_name(&mut self, place: Place<'_>) {
-        let is_json = place.is_free || TOOL_MEMBERS.contains(&place.top);
+        let is_json = place.is_free || is_of_tools(place.top);
         if is_json && let Some(kept) = self.kept(place) {
             kept.push(b"\"");
             kept.push(place.member.as_bytes());
@@ -144,8 +157,8 @@ impl Observer for Text {
         self.messages +=
             u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
         // Streams name a function once, however many pieces its arguments come in.
-        let is_echo = self.side == Side::Answer && ECHOES.contains(&place.top);
-        let is_call = place.member == "name" && !place.is_free && !is_echo && !TOOL_MEMBERS.contains(&place.top);
+        let is_echo = || self.side == Side::Answer && is_echo(place.top);
+        let is_call = place.member == "name" && !place.is_free && !is_of_tools(place.top) && !is_echo();
         self.calls += u64::from(is_call);
         self.media.begin(place);
         self.write_name(place);
@@ -161,14 +174,14 @@ impl Observer for Text {
 
     fn end(&mut self, place: Place<'_>) {
         self.media.end(place);
-        let is_json = place.is_free || TOOL_MEMBERS.contains(&place.top);
+        let is_json = place.is_free || is_of_tools(place.top);
         if is_json && let Some(kept) = self.kept(place) {
             kept.push(b"\",");
         }
     }
 
     fn bare(&mut self, place: Place<'_>, text: &[u8]) {
-        if place.is_free && !SETTINGS.contains(&place.member) {
+        if place.is_free && !is_setting(place.member) {
             self.write_name(place);
             if let Some(kept) = self.kept(place) {
                 kept.push(text);

@@ -40,7 +40,8 @@ pub struct Meter {
     is_damaged: bool,
     /// The document is not well-formed, or ended early.
     is_broken: bool,
-    report: Report,
+    /// Apart, for it is half of all this: allocators are slow with what is larger than a kilobyte.
+    report: Box<Report>,
     /// A message of the stream that the next ones may repeat.
     repeat: Option<Box<Repeat>>,
     tools: Arc<Rules>,
@@ -198,7 +199,7 @@ impl Meter {
             is_stream: false,
             is_damaged: false,
             is_broken: false,
-            report: Report::default(),
+            report: Box::default(),
             repeat: None,
             tools,
             tool,
@@ -351,14 +352,14 @@ impl Meter {
             let (node, is_whole) = Skimmer::read(&payload, &mut ());
             return self.take_read(&node, is_whole);
         }
-        let (report, api) = (self.report.clone(), self.dialect.map(Dialect::name));
+        let (report, api) = (Report::clone(&self.report), self.dialect.map(Dialect::name));
         let (beside, size) = (self.answer_text.beside(), self.answer_text.size());
         let mut watch = Watch::new(&mut self.answer_text, &payload);
         let (node, is_whole) = Skimmer::read(&payload, &mut watch);
         let seen = watch.seen;
         let is_text_alone = seen.len() == self.answer_text.size() - size && beside == self.answer_text.beside();
         self.take_read(&node, is_whole);
-        if self.report != report || self.dialect.map(Dialect::name) != api {
+        if *self.report != report || self.dialect.map(Dialect::name) != api {
             // What came to nothing before may come to something now.
             self.repeat = None;
         } else if is_text_alone && is_whole && !message.truncated && self.may_repeat() {
@@ -508,23 +509,24 @@ impl Meter {
         }
         let (billing, basis, usage) = self.verdict(end);
         let estimate = (self.always_estimates && self.shows_its_prompt()).then(|| self.estimate(Usage::default()));
+        let report = *self.report;
         Metered {
             kind: Kind::Model,
             billing,
             estimate,
             tool_cost: None,
-            provider: self.provider.or(self.report.server).or_else(|| self.dialect.map(Dialect::name)),
+            provider: self.provider.or(report.server).or_else(|| self.dialect.map(Dialect::name)),
             model_requested: self.asked.model,
-            model_reported: self.report.model,
+            model_reported: report.model,
             billed_model: self.dialect.map(Dialect::billed_model).unwrap_or_default(),
-            response_id: self.report.id,
+            response_id: report.id,
             stream: self.is_stream,
             usage,
-            units: self.report.units,
+            units: report.units,
             basis,
-            service: self.report.service,
-            parts: self.report.parts,
-            provider_cost: self.report.cost,
+            service: report.service,
+            parts: report.parts,
+            provider_cost: report.cost,
             status: self.status,
         }
     }

@@ -18,7 +18,7 @@ mod xai;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{
-    dialect::{Dialect, Purpose, Report, percent_decoded},
+    dialect::{Dialect, Purpose, Report, percent_decoded, split_rarely},
     json::Node,
     usage::{Bucket, Unit, Units, Usage},
 };
@@ -71,7 +71,7 @@ impl Dialect for OpenAi {
         if let Some(model) = cloudflare::model_in_path(path) {
             return Some(percent_decoded(model));
         }
-        let (_, rest) = path.split_once("/deployments/")?;
+        let (_, rest) = split_rarely(path, "/deployments/")?;
         rest.split('/').next().filter(|name| !name.is_empty()).map(percent_decoded)
     }
 
@@ -161,8 +161,8 @@ fn post(path: &str) -> Option<Purpose> {
     let ends_with = |suffixes: &[&str]| suffixes.iter().any(|suffix| path.ends_with(suffix));
     if ends_with(&["/responses/input_tokens"]) {
         Some(Purpose::Free)
-    } else if cloudflare::model_in_path(path).is_some()
-        || ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"])
+    } else if ends_with(&["/chat/completions", "/completions", "/responses", "/responses/compact", "/runs"])
+        || cloudflare::model_in_path(path).is_some()
     {
         Some(Purpose::Generate)
     } else if ends_with(&["/embeddings", "/multimodalembeddings", "/contextualizedembeddings", "/rerank"]) {

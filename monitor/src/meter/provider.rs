@@ -1,49 +1,43 @@
 //! Who answers at a host.
 
-/// Domains, with everything below them.
-const DOMAINS: [(&str, &str); 40] = [
-    ("api.openai.com", "openai"),
-    // Codex with a login.
-    ("chatgpt.com", "openai"),
-    ("api.anthropic.com", "anthropic"),
-    ("openai.azure.com", "azure"),
-    ("azure-api.net", "azure"),
-    ("cognitiveservices.azure.com", "azure"),
-    ("services.ai.azure.com", "azure"),
-    ("models.ai.azure.com", "azure"),
-    ("api.deepseek.com", "deepseek"),
-    ("openrouter.ai", "openrouter"),
-    ("api.groq.com", "groq"),
-    ("api.x.ai", "xai"),
-    ("api.together.xyz", "together"),
-    ("api.together.ai", "together"),
-    ("api.fireworks.ai", "fireworks"),
-    ("api.perplexity.ai", "perplexity"),
-    ("api.moonshot.ai", "moonshotai"),
-    ("api.moonshot.cn", "moonshotai"),
-    ("api.mistral.ai", "mistral"),
-    ("codestral.mistral.ai", "mistral"),
-    ("api.voyageai.com", "voyageai"),
-    ("generativelanguage.googleapis.com", "google"),
-    ("cloudcode-pa.googleapis.com", "google"),
-    ("aiplatform.googleapis.com", "vertex"),
-    ("api.cohere.com", "cohere"),
-    ("api.cohere.ai", "cohere"),
-    ("api.cerebras.ai", "cerebras"),
-    ("router.huggingface.co", "huggingface"),
-    ("api-inference.huggingface.co", "huggingface"),
-    ("api.githubcopilot.com", "github-copilot"),
-    ("api.z.ai", "zai"),
-    ("open.bigmodel.cn", "zhipuai"),
-    ("api.minimax.io", "minimax"),
-    ("api.minimaxi.com", "minimax"),
-    ("api.novita.ai", "novita"),
-    ("inference.baseten.co", "baseten"),
-    ("api.cloudflare.com", "cloudflare"),
-    ("gateway.ai.cloudflare.com", "cloudflare"),
-    ("cloud.databricks.com", "databricks"),
-    ("azuredatabricks.net", "databricks"),
-];
+/// Who answers at a domain, and at everything below it.
+fn at_domain(domain: &str) -> Option<&'static str> {
+    let name = match domain {
+        // The second is Codex with a login.
+        "api.openai.com" | "chatgpt.com" => "openai",
+        "api.anthropic.com" => "anthropic",
+        "openai.azure.com"
+        | "azure-api.net"
+        | "cognitiveservices.azure.com"
+        | "services.ai.azure.com"
+        | "models.ai.azure.com" => "azure",
+        "api.deepseek.com" => "deepseek",
+        "openrouter.ai" => "openrouter",
+        "api.groq.com" => "groq",
+        "api.x.ai" => "xai",
+        "api.together.xyz" | "api.together.ai" => "together",
+        "api.fireworks.ai" => "fireworks",
+        "api.perplexity.ai" => "perplexity",
+        "api.moonshot.ai" | "api.moonshot.cn" => "moonshotai",
+        "api.mistral.ai" | "codestral.mistral.ai" => "mistral",
+        "api.voyageai.com" => "voyageai",
+        "generativelanguage.googleapis.com" | "cloudcode-pa.googleapis.com" => "google",
+        "aiplatform.googleapis.com" => "vertex",
+        "api.cohere.com" | "api.cohere.ai" => "cohere",
+        "api.cerebras.ai" => "cerebras",
+        "router.huggingface.co" | "api-inference.huggingface.co" => "huggingface",
+        "api.githubcopilot.com" => "github-copilot",
+        "api.z.ai" => "zai",
+        "open.bigmodel.cn" => "zhipuai",
+        "api.minimax.io" | "api.minimaxi.com" => "minimax",
+        "api.novita.ai" => "novita",
+        "inference.baseten.co" => "baseten",
+        "api.cloudflare.com" | "gateway.ai.cloudflare.com" => "cloudflare",
+        "cloud.databricks.com" | "azuredatabricks.net" => "databricks",
+        _ => return None,
+    };
+    Some(name)
+}
 
 /// `host` in lower case, with or without a port.
 pub fn at_host(host: &str) -> Option<&'static str> {
@@ -56,8 +50,8 @@ pub fn at_host(host: &str) -> Option<&'static str> {
     if host.ends_with("-aiplatform.googleapis.com") {
         return Some("vertex");
     }
-    let is_below = |domain: &str| host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
-    DOMAINS.into_iter().find(|(domain, _)| is_below(domain)).map(|(_, name)| name)
+    let below = memchr::memchr_iter(b'.', host.as_bytes()).filter_map(|dot| host.get(dot + 1..));
+    std::iter::once(host).chain(below).find_map(at_domain)
 }
 
 #[cfg(test)]

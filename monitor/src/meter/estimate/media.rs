@@ -32,7 +32,9 @@ const IMAGES: usize = 64;
 /// First bytes of a string that are kept: enough for the head of an image, in base64.
 const BEGIN: usize = 2048;
 /// Members that hold media.
-const MEMBERS: [&str; 7] = ["url", "data", "image_url", "images", "bytes", "file_data", "image"];
+fn is_media(name: &str) -> bool {
+    matches!(name, "url" | "data" | "image_url" | "images" | "bytes" | "file_data" | "image")
+}
 
 enum Found {
     Image(Option<(u32, u32)>),
@@ -44,7 +46,7 @@ impl Media {
     pub fn begin(&mut self, place: Place<'_>) {
         self.begin.clear();
         self.length = 0;
-        if place.member != "detail" && !MEMBERS.contains(&place.member) {
+        if place.member != "detail" && !is_media(place.member) {
             self.length = u64::MAX;
         }
     }

@@ -1,9 +1,9 @@
 //! Workers AI of Cloudflare: the model is in the path, and an envelope around the answer ("Execute AI model" in its API reference).
 
-use super::Node;
+use super::{Node, split_rarely};
 
 pub fn model_in_path(path: &str) -> Option<&str> {
-    let (_, model) = path.split_once("/ai/run/")?;
+    let (_, model) = split_rarely(path, "/ai/run/")?;
     Some(model).filter(|model| !model.is_empty())
 }
 
