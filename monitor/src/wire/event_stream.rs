@@ -129,12 +129,13 @@ fn read(frame: &[u8], out: &mut impl FnMut(Message<'_>)) -> Result<(), NotFrames
 mod tests {
     use aws_smithy_eventstream::frame::write_message_to;
     use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
+    use proptest::prelude::*;
 
     use super::{Frames, NotFrames};
 
-    fn frame(kind: &str, payload: &'static [u8]) -> Vec<u8> {
+    fn frame(kind: &str, payload: &[u8]) -> Vec<u8> {
         let value = HeaderValue::String(kind.to_owned().into());
-        let message = Message::new(payload).add_header(Header::new(":event-type", value));
+        let message = Message::new(payload.to_vec()).add_header(Header::new(":event-type", value));
         let mut bytes = Vec::new();
         write_message_to(&message, &mut bytes).expect("a frame");
         bytes
@@ -205,6 +206,80 @@ mod tests {
                 assert_eq!(pushed, Ok(()));
             }
             assert_eq!((&seen, frames.finish()), (&last, Ok(())));
+        }
+    }
+    fn any_frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let payload = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..60),
+            "(\\{\"a\":[0-9]{1,4}\\}){0,4}".prop_map(String::into_bytes)
+        ];
+        prop::collection::vec(("[a-zA-Z]{1,12}", payload).prop_map(|(kind, payload)| frame(&kind, &payload)), 1..6)
+    }
+
+    /// Where to cut, as shares of the length.
+    fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
+        prop::collection::vec(any::<prop::sample::Index>(), 0..12)
+    }
+
+    fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_cutting_of_any_frames_gives_the_same(frames in any_frames(), cuts in cuts(), limit in 16_usize..200) {
+            let bytes = frames.concat();
+            let whole = read(&[&bytes], limit);
+            prop_assert_eq!((whole.0.len(), &whole.1), (frames.len(), &Ok(())));
+            let is_cut: Vec<_> = whole.0.iter().map(|(_, _, is_cut)| *is_cut).collect();
+            prop_assert_eq!(is_cut, frames.iter().map(|frame| frame.len() > limit).collect::<Vec<_>>());
+            prop_assert_eq!(read(&pieces(&bytes, &cuts), limit), whole);
+        }
+
+        /// Also what is no stream is read alike, however it comes.
+        #[test]
+        fn any_cutting_of_any_bytes_gives_the_same(
+            frames in any_frames(),
+            noise in prop::collection::vec(any::<u8>(), 0..40),
+            at in any::<prop::sample::Index>(),
+            cuts in cuts(),
+        ) {
+            let mut bytes = frames.concat();
+            let at = at.index(bytes.len() + 1);
+            bytes.splice(at..at, noise);
+            let whole = read(&[&bytes], 1000);
+            let cut = read(&pieces(&bytes, &cuts), 1000);
+            prop_assert_eq!(&cut.0, &whole.0);
+            prop_assert_eq!(cut.1, whole.1);
+        }
+
+        /// The checksums are CRC-32, which notices any change within 32 bits in a row. Frames before the one that was changed are as they were; it is not
+        /// taken for one, it is said that something is wrong, and nothing is told that was not sent.
+        #[test]
+        fn a_changed_byte_is_never_taken_for_intact(
+            frames in any_frames(), cuts in cuts(), at in any::<prop::sample::Index>(), change in 1_u8..,
+        ) {
+            let mut bytes = frames.concat();
+            let sent = read(&[&bytes], 1000).0;
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            let mut end = 0;
+            let changed = frames.iter().position(|frame| {
+                end += frame.len();
+                at < end
+            });
+            let changed = changed.expect("a frame around each byte");
+            let (seen, result) = read(&pieces(&bytes, &cuts), 1000);
+            prop_assert_eq!(result, Err(NotFrames));
+            prop_assert_eq!(seen.get(..changed), sent.get(..changed));
+            // Those behind it may be found again.
+            let mut behind = sent[changed + 1..].iter();
+            for message in &seen[changed..] {
+                prop_assert!(behind.any(|other| other == message), "{:?} was not sent there", message);
+            }
         }
     }
 }
