@@ -56,6 +56,12 @@ impl Dialect for Cohere {
         }
     }
 
+    /// Version 1 has lines without names, the last of which has everything again.
+    fn repeats(&self, payload: &[u8]) -> bool {
+        // Within text the marks would be escaped.
+        memchr::memmem::find(payload, b"\"stream-end\"").is_some()
+    }
+
     fn has_text(&self, event: Option<&str>) -> bool {
         event.is_none_or(|event| event.ends_with("-delta"))
     }

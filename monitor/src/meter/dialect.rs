@@ -103,6 +103,16 @@ pub trait Dialect: Sync {
     /// Takes what a message of a stream reports.
     fn message(&self, message: &Node, report: &mut Report);
 
+    /// Whether a prompt that is one text is framed like a message of a chat.
+    fn frames_prompt(&self, _request: &Node) -> bool {
+        false
+    }
+
+    /// Whether a message that has no event's name repeats the text of others.
+    fn repeats(&self, _payload: &[u8]) -> bool {
+        false
+    }
+
     /// Whether the strings of such a message are generated text that no other message repeats.
     fn has_text(&self, event: Option<&str>) -> bool;
 }

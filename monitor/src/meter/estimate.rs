@@ -7,8 +7,8 @@ mod family;
 mod media;
 mod schema;
 
-pub use family::load_vocabularies;
-use family::{Family, Tools};
+pub use family::{Family, load_vocabularies};
+use family::Tools;
 use media::Media;
 
 use super::{
@@ -30,6 +30,12 @@ pub struct Text {
     side: Side,
     /// OpenAI's first way to call a function, which is framed by less.
     is_old_call: bool,
+    /// The first message is the system's.
+    has_system: bool,
+    /// What follows is a summary of reasoning, which is not what the model was paid for.
+    in_summary: bool,
+    /// What the wire shows is not what the model read or wrote.
+    altered: Option<Altered>,
 }
 
 /// Whose text it is.
@@ -38,6 +44,35 @@ pub enum Side {
     #[default]
     Request,
     Answer,
+}
+
+/// Why text that was seen says nothing of what was counted, in the wire's own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Altered {
+    /// A guardrail put something else in the place of the text.
+    Guardrail,
+    /// A filter withheld the answer.
+    Filter,
+}
+
+impl Altered {
+    /// As a reason to tell a person.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Guardrail => "a guardrail replaced the text",
+            Self::Filter => "a filter withheld the answer",
+        }
+    }
+
+    fn of(member: &str, text: &[u8]) -> Option<Self> {
+        match (member, text) {
+            ("stopReason", b"guardrail_intervened") | ("amazon-bedrock-guardrailAction", b"INTERVENED") => {
+                Some(Self::Guardrail)
+            }
+            ("finish_reason", b"content_filter") => Some(Self::Filter),
+            _ => None,
+        }
+    }
 }
 
 /// Members of an answer that repeat the request.
@@ -129,10 +164,10 @@ impl Kept {
 impl Text {
     /// Where the text at a place goes.
     fn kept(&mut self, place: Place<'_>) -> Option<&mut Kept> {
-        if self.side == Side::Answer && is_echo(place.top) {
+        if self.is_echo(place) || (self.in_summary && place.member == "text") {
             return None;
         }
-        if is_of_tools(place.top) {
+        if is_told(place) {
             Some(&mut self.tools)
         } else if place.is_free || is_text(place.member) {
             Some(&mut self.main)
@@ -141,9 +176,15 @@ impl Text {
         }
     }
 
+    fn is_echo(&self, place: Place<'_>) -> bool {
+        // Responses tell the form of their text there; others have text there.
+        let is_form = place.top == "text" && place.member != "text";
+        self.side == Side::Answer && (is_form || is_echo(place.top))
+    }
+
     /// Writes the name of a member whose values are told to the model as JSON.
     fn write_name(&mut self, place: Place<'_>) {
-        let is_json = place.is_free || is_of_tools(place.top);
+        let is_json = place.is_free || is_told(place);
         if is_json && let Some(kept) = self.kept(place) {
             kept.push(b"\"");
             kept.push(place.member.as_bytes());
@@ -157,8 +198,7 @@ impl Observer for Text {
         self.messages +=
             u64::from(place.member == "role" || (place.top == "instructions" && place.member == "instructions"));
         // Streams name a function once, however many pieces its arguments come in.
-        let is_echo = || self.side == Side::Answer && is_echo(place.top);
-        let is_call = place.member == "name" && !place.is_free && !is_of_tools(place.top) && !is_echo();
+        let is_call = place.member == "name" && !place.is_free && !self.is_echo(place) && !is_told(place);
         self.calls += u64::from(is_call);
         self.media.begin(place);
         self.write_name(place);
@@ -167,6 +207,12 @@ impl Observer for Text {
     fn piece(&mut self, place: Place<'_>, text: &[u8]) {
         self.media.piece(text);
         self.is_old_call |= place.member == "finish_reason" && text == b"function_call";
+        self.has_system |= place.member == "role" && self.messages == 1 && text == b"system";
+        match place.member {
+            "type" => self.in_summary = text == b"summary_text",
+            member if self.side == Side::Answer => self.altered = Altered::of(member, text).or(self.altered),
+            _ => {}
+        }
         if let Some(kept) = self.kept(place) {
             kept.push(text);
         }
@@ -174,7 +220,7 @@ impl Observer for Text {
 
     fn end(&mut self, place: Place<'_>) {
         self.media.end(place);
-        let is_json = place.is_free || is_of_tools(place.top);
+        let is_json = place.is_free || is_told(place);
         if is_json && let Some(kept) = self.kept(place) {
             kept.push(b"\",");
         }
@@ -203,6 +249,11 @@ impl Observer for Text {
 impl Text {
     pub fn of_answer() -> Self {
         Self { side: Side::Answer, ..Self::default() }
+    }
+
+    /// Whether the wire itself says that what it shows is not what was counted.
+    pub fn altered(&self) -> Option<Altered> {
+        self.altered
     }
 
     pub fn is_empty(&self) -> bool {
@@ -244,19 +295,24 @@ impl Text {
     }
 
     /// Tokens of a prompt for this model, with what frames its messages and tells its tools.
-    pub fn prompt_tokens(&self, model: &str, request: &Node) -> TokenCount {
-        let family = Family::of(model);
-        let mut tokens = self.main.tokens(&family).saturating_add(family.media(&self.media));
-        if self.messages > 0 || ["messages", "contents", "input"].iter().any(|name| request.get(name).is_some()) {
+    ///
+    /// `is_framed` is of a prompt without messages that is put into the form of a chat all the same.
+    pub fn prompt_tokens(&self, family: &Family, request: &Node, is_framed: bool) -> TokenCount {
+        let mut tokens = self.main.tokens(family).saturating_add(family.media(&self.media));
+        let is_chat = ["messages", "contents", "input"].iter().any(|name| request.get(name).is_some());
+        if self.messages > 0 || is_chat || is_framed {
             tokens += self.messages.max(1) * family.per_message + family.per_prompt;
         }
-        if self.calls > 0 {
-            tokens += if self.calls == 1 { family.per_call - 1 } else { 12 + 9 * self.calls };
-        }
+        tokens += match (self.calls, family.tools) {
+            (0, _) => 0,
+            (calls, Tools::Json(_)) => calls.saturating_mul(family.per_past_call),
+            (1, Tools::Namespace) => family.per_call.saturating_sub(1),
+            (calls, Tools::Namespace) => calls.saturating_mul(9).saturating_add(12),
+        };
         if request.path(&["thinking", "type"]).and_then(Node::text) == Some("enabled") {
             tokens += family.thinking;
         }
-        tokens.saturating_add(self.tools_tokens(&family, request))
+        tokens.saturating_add(self.tools_tokens(family, request))
     }
 
     fn tools_tokens(&self, family: &Family, request: &Node) -> TokenCount {
@@ -269,32 +325,66 @@ impl Text {
                 let functions = schema::functions(request);
                 let text = schema::namespace(&functions);
                 // Long definitions were cut; what is missing has the density of what is there.
-                let counted = family.count(&text).saturating_add(NAMESPACE);
+                // The namespace has a system message of its own, unless there is one to which it can be added.
+                let own = if self.has_system { NAMESPACE - family.per_message } else { NAMESPACE };
+                let counted = family.count(&text).saturating_add(own);
                 if functions.is_empty() { 0 } else { counted.max(self.tools.bytes / 12) }
             }
-            Tools::Json(prompt) if has_tools => self.tools.tokens(family).saturating_add(prompt),
-            // The form of the answer.
+            Tools::Json(prompt) if has_tools && has_any_tool(request) => {
+                (self.tools.tokens(family).saturating_mul(family.tools_percent) / 100).saturating_add(prompt)
+            }
+            _ if !has_form(request) => 0,
             _ => (self.tools.tokens(family) * family.form_percent / 100).saturating_add(family.form),
         }
     }
 
     /// Tokens of an answer to this request that was seen.
-    pub fn answer_tokens(&self, model: &str, request: &Node) -> TokenCount {
+    pub fn answer_tokens(&self, family: &Family, request: &Node) -> TokenCount {
         if self.is_empty() && self.calls == 0 {
             return 0;
         }
-        let family = Family::of(model);
-        let calls = match self.calls {
-            0 => 0,
-            1 if self.is_old_call => 4,
-            1 => family.per_call,
+        let calls = match (self.calls, family.tools) {
+            (0, _) => 0,
+            (calls, Tools::Json(_)) => calls.saturating_mul(family.per_call),
+            (1, Tools::Namespace) if self.is_old_call => 4,
+            (1, Tools::Namespace) => family.per_call,
             // Several at once are wrapped together.
-            many => 9_u64.saturating_mul(many).saturating_add(9).max(family.per_call * many.min(64)),
+            (calls, Tools::Namespace) => calls.saturating_mul(9).saturating_add(9),
         };
         // Responses (whose requests have an `input`) frame an answer otherwise than chats.
         let framing = if request.get("input").is_some() { family.per_response } else { family.per_answer };
-        self.main.tokens(&family) + framing + calls
+        self.main.tokens(family).saturating_add(framing).saturating_add(calls)
     }
+}
+
+/// Whether this is told to the model as JSON: tools, and the form of the answer.
+fn is_told(place: Place<'_>) -> bool {
+    is_of_tools(place.top) || (place.top == "text" && place.member != "text")
+}
+
+fn has_any_tool(request: &Node) -> bool {
+    let is_any = |tools: &Node| !matches!(tools, Node::Array(items) if items.is_empty());
+    ["tools", "functions", "toolConfig"].iter().any(|name| request.get(name).is_some_and(is_any))
+}
+
+/// Whether the request tells the form of the answer: plain text is none, and that it be some JSON is told by nothing.
+fn has_form(request: &Node) -> bool {
+    let is_schema = |form: &Node| match form {
+        Node::Object(_) => {
+            let kind = form.get("type").and_then(Node::text);
+            !matches!(kind, Some("text" | "json_object")) && form.members().next().is_some()
+        }
+        _ => false,
+    };
+    let places: [&[&str]; 6] = [
+        &["response_format"],
+        &["format"],
+        &["output_format"],
+        &["text", "format"],
+        &["generationConfig", "responseSchema"],
+        &["generationConfig", "responseJsonSchema"],
+    ];
+    places.iter().any(|path| request.path(path).is_some_and(is_schema))
 }
 
 /// Around the namespace of functions.
@@ -310,13 +400,13 @@ pub fn reasoning_allowance(model: &str, visible: TokenCount) -> TokenCount {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, Text, reasoning_allowance};
+    use super::{Family, KEPT, Text, reasoning_allowance};
     use crate::meter::json::{Node, Observer as _, Place, Skimmer};
 
     fn prompt(model: &str, body: &str) -> u64 {
         let mut text = Text::default();
         let (node, _) = Skimmer::read(body.as_bytes(), &mut text);
-        text.prompt_tokens(model, &node)
+        text.prompt_tokens(&Family::of(model), &node, false)
     }
 
     const CONTENT: Place<'static> = Place { member: "content", top: "messages", is_free: false };
@@ -335,7 +425,7 @@ mod tests {
             text.piece(CONTENT, " word".repeat(KEPT / 10).as_bytes());
         }
         let exact = 8 * (KEPT / 10) as u64;
-        let counted = text.prompt_tokens("gpt-4o", &Node::Null);
+        let counted = text.prompt_tokens(&Family::of("gpt-4o"), &Node::Null, false);
         assert!(counted.abs_diff(exact) * 100 <= exact, "{counted} for {exact}");
     }
 
@@ -343,7 +433,7 @@ mod tests {
     fn text_without_spaces_does_not_take_for_ever() {
         let mut text = Text::default();
         text.piece(CONTENT, "a".repeat(KEPT).as_bytes());
-        assert!(text.answer_tokens("gpt-4o", &Node::Null) > 1000);
+        assert!(text.answer_tokens(&Family::of("gpt-4o"), &Node::Null) > 1000);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
-    estimate::{Text, reasoning_allowance},
+    estimate::{Family, Text, reasoning_allowance},
     json::{Node, Skimmer},
     provider,
     repeat::{Repeat, Watch},
@@ -347,7 +347,8 @@ impl Meter {
         {
             return;
         }
-        let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event));
+        let repeats = |dialect: &dyn Dialect| message.event.is_none() && dialect.repeats(&payload);
+        let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event) && !repeats(dialect));
         if !has_text {
             let (node, is_whole) = Skimmer::read(&payload, &mut ());
             return self.take_read(&node, is_whole);
@@ -465,11 +466,12 @@ impl Meter {
     /// As [`Meter::running`], and counted as the model does: too slow for every piece of an answer.
     pub fn counted(&self) -> Usage {
         let mut usage = self.report.used().unwrap_or_default();
-        let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default();
+        let family = Family::of(self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default());
         if usage.input_total() == 0 {
-            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(model, &self.asking));
+            let is_framed = self.dialect.is_some_and(|dialect| dialect.frames_prompt(&self.asking));
+            usage.set(Bucket::InputUncached, self.request_text.prompt_tokens(&family, &self.asking, is_framed));
         }
-        let output = self.answer_text.answer_tokens(model, &self.asking);
+        let output = self.answer_text.answer_tokens(&family, &self.asking);
         if self.may_cost() && !self.is_final() && usage.output_total() < output {
             usage.add(Bucket::OutputText, output - usage.output_total());
         }
@@ -628,12 +630,13 @@ impl Meter {
             let tokens = if is_embedding {
                 self.request_text.plain_tokens(model)
             } else {
-                self.request_text.prompt_tokens(model, &self.asking)
+                let is_framed = self.dialect.is_some_and(|dialect| dialect.frames_prompt(&self.asking));
+                self.request_text.prompt_tokens(&Family::of(model), &self.asking, is_framed)
             };
             usage.set(Bucket::InputUncached, tokens);
         }
         if !is_embedding {
-            let seen = self.answer_text.answer_tokens(model, &self.asking);
+            let seen = self.answer_text.answer_tokens(&Family::of(model), &self.asking);
             if usage.output_total() == 0 && seen > 0 && !self.asked.is_brief {
                 usage.set(Bucket::Reasoning, reasoning_allowance(model, seen));
                 usage.set(Bucket::OutputText, seen);

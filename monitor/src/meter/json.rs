@@ -435,8 +435,10 @@ impl Skimmer {
         let parent = self.stack.last();
         let is_reserved = parent.is_some_and(|level| level.is_reserved || level.at_reserved);
         let name = parent.map_or(CompactString::const_new(""), |level| level.name.clone());
+        // Items of a list at the first level are messages, whatever it is called.
+        let is_below_first = self.stack.len() > 2 || (self.stack.len() == 2 && parent.is_some_and(|it| it.is_object));
         let is_free =
-            parent.is_some_and(|level| level.is_free || (is_object && self.stack.len() > 1 && is_free(&level.name)));
+            parent.is_some_and(|level| level.is_free || (is_object && is_below_first && is_free(&level.name)));
         let node = keeps.then(|| match (is_object, self.stack.is_empty()) {
             // It would grow to this at once.
             (true, true) => Node::Object(Vec::with_capacity(8)),

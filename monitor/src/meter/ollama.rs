@@ -49,6 +49,10 @@ impl Dialect for Ollama {
         self.document(message, report);
     }
 
+    fn frames_prompt(&self, request: &Node) -> bool {
+        request.get("prompt").is_some() && !request.get("raw").is_some_and(Node::is_true)
+    }
+
     fn has_text(&self, _event: Option<&str>) -> bool {
         true
     }

@@ -63,7 +63,11 @@ pub struct Family {
     pub per_answer: TokenCount,
     pub per_response: TokenCount,
     pub per_call: TokenCount,
+    /// Around each call in a prompt and its result.
+    pub per_past_call: TokenCount,
     pub tools: Tools,
+    /// What is counted of the JSON of tools, in hundredths.
+    pub tools_percent: u64,
     /// The prompt that comes with a form for the answer, and with leave to think.
     pub form: TokenCount,
     /// What is told of a form, in hundredths of its JSON.
@@ -83,7 +87,9 @@ const OPENAI: Family = Family {
     per_answer: 0,
     per_response: 1,
     per_call: 7,
+    per_past_call: 7,
     tools: Tools::Namespace,
+    tools_percent: 100,
     form: 3,
     form_percent: 80,
     thinking: 0,
@@ -98,6 +104,7 @@ const OTHER: Family = Family {
     per_prompt: 4,
     per_answer: 1,
     per_call: 20,
+    per_past_call: 20,
     tools: Tools::Json(40),
     images: Images::Pixels { per_token: 750 },
     ..OPENAI
@@ -123,7 +130,10 @@ impl Family {
         let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
         if has(&["claude"]) {
             claude(&name)
-        } else if has(&["gemini", "gemma"]) {
+        } else if has(&["gemma"]) {
+            // "Gemma formatting and system instructions".
+            Self { per_mille: 1040, per_message: 5, per_prompt: 4, per_answer: 1, ..OTHER }
+        } else if has(&["gemini"]) {
             Self {
                 per_mille: 1040,
                 per_message: 0,
@@ -136,12 +146,19 @@ impl Family {
             }
         } else if has(&["llama"]) {
             // Since 3.1 the form of its chat tells the date.
-            let is_dated = has(&["3.1", "3-1", "3.2", "3-2", "3.3", "3-3"]);
+            let is_dated = has(&["-3.1", "3-1", "-3.2", "3-2", "-3.3", "3-3"]);
             Self {
                 vocabulary: Vocabulary::Cl100k,
                 per_mille: 1000,
                 per_message: 5,
-                per_prompt: if is_dated { 31 } else { 1 },
+                // In Ollama, which has no dash in the names, it does not, and the begin of the text is not counted.
+                per_prompt: if is_dated {
+                    31
+                } else if has(&["llama-"]) {
+                    5
+                } else {
+                    4
+                },
                 per_answer: 1,
                 ..OTHER
             }
