@@ -10,6 +10,7 @@ mod error;
 use std::{
     collections::{HashMap, hash_map::Entry},
     fs::File,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, BufRead, BufReader},
     path::Path,
     str::FromStr,
@@ -27,7 +28,7 @@ use crate::{
     wire::{Direction, StreamOffset},
 };
 
-pub use error::{Errors, Sample};
+pub use error::{Errors, Sample, Vocabulary};
 
 /// How the bytes are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +80,12 @@ pub struct Line {
     /// What the meter would have said without the report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Usage>,
+    /// Why the report cannot be held against that: the wire says that it does not show what was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<&'static str>,
+    /// Tells the recording from others, copies aside.
+    #[serde(skip)]
+    pub recording: Option<u64>,
     /// The exchange that gave the same answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeats: Option<String>,
@@ -291,12 +298,29 @@ fn replay_one(
             let mut pieces = vec![(Direction::Request, request), (Direction::Response, response)];
             pieces.extend(frames(&recorded));
             match feed(&pieces, options.chunks, at, pipeline) {
-                Ok(charges) => lines(&id, charges),
+                Ok(charges) => {
+                    let mut lines = lines(&id, charges);
+                    for (index, line) in lines.iter_mut().enumerate().filter(|_| options.estimate) {
+                        line.recording = Some(fingerprint(&recorded, index));
+                    }
+                    lines
+                }
                 Err(why) => vec![unreadable(Some(id), why)],
             }
         }
         Err(why) => vec![unreadable(Some(id), why)],
     }
+}
+
+/// The same for copies of a recording, whenever they were made.
+fn fingerprint(recorded: &Recorded, index: usize) -> u64 {
+    let content = |content: &Option<Content>| content.as_ref().and_then(|content| content.text.clone());
+    let (request, response) = (&recorded.request, &recorded.response);
+    let messages: Vec<&str> = recorded.socket.iter().map(|message| &*message.data).collect();
+    let mut hasher = DefaultHasher::new();
+    (&request.url, &request.body, content(&request.post_data)).hash(&mut hasher);
+    (&response.body, content(&response.content), messages, index).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn unreadable(id: Option<String>, why: String) -> Line {
@@ -315,6 +339,8 @@ fn unreadable(id: Option<String>, why: String) -> Line {
         note: Some(why),
         tool: None,
         estimate: None,
+        unseen: None,
+        recording: None,
         repeats: None,
         is_error: true,
     }
@@ -348,9 +374,17 @@ fn line(id: String, charge: Charge) -> Line {
         note: charge.note,
         tool,
         estimate: charge.metered.estimate,
+        unseen: charge.metered.unseen,
+        recording: None,
         repeats: None,
         is_error: false,
     }
+}
+
+/// The bytes of both directions of an exchange, given as a line of a recording.
+#[cfg(test)]
+pub(crate) fn recorded_bytes(line: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    wire_bytes(&serde_json::from_str(line).ok()?).ok()
 }
 
 /// The bytes of both directions, as they were on the wire.

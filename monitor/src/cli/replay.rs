@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long)]
     once: bool,
     /// Hide from the meter what providers reported, put its estimate beside the report, and sum up the errors
+    ///
+    /// By provider, input and output apart, and models with a public vocabulary apart from others, whose factors were calibrated. Copies
+    /// and exchanges that say themselves that they do not show what was counted (a guardrail or filter replaced text) are left out,
+    /// and counted. With `--json` the sums are the last line.
     #[arg(long)]
     estimate: bool,
     /// Price as the daemon does with this configuration, tools included
@@ -85,7 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             writeln!(out, "\n{errors}")?;
         }
     } else if args.estimate {
-        eprintln!("{errors}");
+        writeln!(out, "{}", errors.json())?;
     }
     out.flush()?;
     if totals.errors > 0 {
@@ -118,10 +122,14 @@ fn prices(args: &Args) -> anyhow::Result<&'static PriceBook> {
 fn human(line: &Line) -> String {
     let cost = line.cost_usd.map_or("unpriced".to_owned(), |cost| format!("${cost}"));
     let repeats = line.repeats.as_ref().map(|first| format!("  (the answer of {first} again)")).unwrap_or_default();
-    let estimate = line
-        .estimate
-        .as_ref()
-        .map(|usage| format!("  (estimated: {} in, {} out)", usage.input_total(), usage.output_total()));
+    let estimate = line.estimate.as_ref().map(|usage| {
+        format!(
+            "  (estimated: {} in, {} out{})",
+            usage.input_total(),
+            usage.output_total(),
+            line.unseen.map(|why| format!("; {why}")).unwrap_or_default()
+        )
+    });
     let estimate = estimate.unwrap_or_default();
     let note = line.note.as_ref().map(|note| format!("  ({note})")).unwrap_or_default();
     format!(

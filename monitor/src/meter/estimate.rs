@@ -4,11 +4,15 @@
 //! cannot be counted by: hidden reasoning is an allowance, and is said to be one.
 
 mod family;
+#[cfg(test)]
+mod fit;
 mod media;
 mod schema;
 
-pub use family::{Family, load_vocabularies};
 use family::Tools;
+pub use family::{Family, load_vocabularies};
+#[cfg(test)]
+pub use fit::Seen;
 use media::Media;
 
 use super::{
@@ -256,6 +260,12 @@ impl Text {
         self.altered
     }
 
+    /// Why what the text comes with cannot be counted.
+    pub fn unseen(&self) -> Option<&'static str> {
+        let is_elsewhere = self.media.images.iter().any(|image| image.size.is_none() && !image.is_coarse);
+        is_elsewhere.then_some("an image is at a URL, and its size is not told")
+    }
+
     pub fn is_empty(&self) -> bool {
         self.main.bytes == 0
     }
@@ -392,6 +402,11 @@ const NAMESPACE: TokenCount = 9;
 
 /// What is put down for reasoning that is not shown, since nobody can count it: as much again as the visible answer, and this much at least.
 const LEAST_REASONING: TokenCount = 64;
+
+/// Whether the vocabulary of a model is public, so that its text is counted exactly.
+pub fn has_public_vocabulary(model: &str) -> bool {
+    Family::of(model).is_public()
+}
 
 /// The allowance for reasoning that a model did and did not show.
 pub fn reasoning_allowance(model: &str, visible: TokenCount) -> TokenCount {

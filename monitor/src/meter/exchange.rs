@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
-    estimate::{Family, Text, reasoning_allowance},
+    estimate::{Altered, Family, Text, reasoning_allowance},
     json::{Node, Skimmer},
     provider,
     repeat::{Repeat, Watch},
@@ -112,6 +112,8 @@ pub struct Metered {
     pub billing: Billing,
     /// What would have been said had the provider reported nothing, if that was asked for.
     pub estimate: Option<Usage>,
+    /// Why the report cannot be held against that estimate: the wire says that it does not show what was counted.
+    pub unseen: Option<&'static str>,
     /// What the call of a tool cost by its rule.
     pub tool_cost: Option<Money>,
     /// Who answered: by its host, else the API it speaks.
@@ -516,6 +518,7 @@ impl Meter {
             kind: Kind::Model,
             billing,
             estimate,
+            unseen: self.answer_text.altered().map(Altered::why).or_else(|| self.request_text.unseen()),
             tool_cost: None,
             provider: self.provider.or(report.server).or_else(|| self.dialect.map(Dialect::name)),
             model_requested: self.asked.model,
@@ -550,6 +553,7 @@ impl Meter {
             kind: Kind::Tool(tool.name),
             billing,
             estimate: None,
+            unseen: None,
             tool_cost,
             provider: None,
             model_requested: None,
@@ -645,6 +649,30 @@ impl Meter {
             }
         }
         usage
+    }
+
+    /// What was seen of an exchange that ended, to fit factors to.
+    #[cfg(test)]
+    pub(super) fn seen(mut self) -> super::estimate::Seen {
+        self.always_estimates = true;
+        self.end_request();
+        if let Body::Reading(skimmer) = std::mem::replace(&mut self.answer, Body::Done)
+            && !self.is_stream
+        {
+            let (node, _) = skimmer.finish();
+            self.settle_dialect(&node);
+        }
+        let model = self.report.model.as_deref().or(self.asked.model.as_deref()).unwrap_or_default().into();
+        let is_framed = self.dialect.is_some_and(|dialect| dialect.frames_prompt(&self.asking));
+        let is_prompt = self.purpose == Some(Purpose::Generate) && self.shows_its_prompt();
+        super::estimate::Seen {
+            model,
+            is_framed,
+            is_comparable: is_prompt && self.answer_text.altered().is_none() && self.request_text.unseen().is_none(),
+            asking: self.asking,
+            request: self.request_text,
+            answer: self.answer_text,
+        }
     }
 
     /// Whether the prompt is in the request; else it is what was said before, which the provider keeps.

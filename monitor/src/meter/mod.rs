@@ -26,7 +26,7 @@ pub mod tool;
 mod usage;
 
 pub use dialect::Part;
-pub use estimate::load_vocabularies;
+pub use estimate::{has_public_vocabulary, load_vocabularies};
 pub use exchange::{Billing, Kind, Meter, Metered};
 pub use socket::{CallNumber, Socket};
 pub use usage::{Basis, Bucket, TokenCount, Unit, Units, Usage};

@@ -1,7 +1,8 @@
 //! Families of models: whose tokens, and what is counted beside the text.
 //!
 //! OpenAI publishes its vocabularies and the form of its chat ("How to count tokens with tiktoken"). What others count is told by factors
-//! that were fitted to recorded exchanges (`tests/estimate.rs` shows what is reached, on a half of them), and by their documentation
+//! that were fitted to one half of the recorded exchanges (`fit.rs`, a test, makes them again; `tests/estimate.rs` shows what is reached on
+//! the other half), by the forms of chats that are published (Llama, Gemma), and by documentation
 //! ("Pricing: tool use", "Vision", "Understanding and counting tokens").
 
 use std::sync::LazyLock;
@@ -53,9 +54,11 @@ enum Images {
 /// What a family counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
+    /// Whose it is.
+    pub name: &'static str,
     vocabulary: Vocabulary,
     /// Its tokens for 1000 of the vocabulary's.
-    per_mille: u64,
+    pub per_mille: u64,
     /// Around each message, and once.
     pub per_message: TokenCount,
     pub per_prompt: TokenCount,
@@ -80,6 +83,7 @@ pub struct Family {
 
 /// Chat models of OpenAI before GPT-5.
 const OPENAI: Family = Family {
+    name: "openai",
     vocabulary: Vocabulary::O200k,
     per_mille: 1000,
     per_message: 4,
@@ -99,6 +103,7 @@ const OPENAI: Family = Family {
 
 /// A model of which nothing is known but its text.
 const OTHER: Family = Family {
+    name: "other",
     per_mille: 1030,
     per_message: 4,
     per_prompt: 4,
@@ -111,15 +116,18 @@ const OTHER: Family = Family {
 };
 
 const CLAUDE: Family = Family {
-    per_mille: 1150,
+    name: "claude",
+    per_mille: 1142,
     per_message: 4,
-    per_prompt: 4,
-    per_answer: 2,
-    per_call: 45,
+    per_prompt: 2,
+    per_answer: 3,
+    per_call: 38,
     tools: Tools::Json(346),
-    form: 110,
+    form: 125,
     form_percent: 100,
-    thinking: 26,
+    thinking: 29,
+    per_past_call: 60,
+    tools_percent: 109,
     ..OTHER
 };
 
@@ -132,14 +140,14 @@ impl Family {
             claude(&name)
         } else if has(&["gemma"]) {
             // "Gemma formatting and system instructions".
-            Self { per_mille: 1040, per_message: 5, per_prompt: 4, per_answer: 1, ..OTHER }
+            Self { name: "gemma", per_mille: 1040, per_message: 5, per_prompt: 4, per_answer: 1, ..OTHER }
         } else if has(&["gemini"]) {
             Self {
-                per_mille: 1040,
+                name: "gemini",
+                per_mille: 1000,
                 per_message: 0,
-                per_prompt: 0,
+                per_prompt: 1,
                 per_answer: 0,
-                per_call: 1,
                 tools: Tools::Json(0),
                 images: Images::Crops,
                 ..OTHER
@@ -148,6 +156,7 @@ impl Family {
             // Since 3.1 the form of its chat tells the date.
             let is_dated = has(&["-3.1", "3-1", "-3.2", "3-2", "-3.3", "3-3"]);
             Self {
+                name: "llama",
                 vocabulary: Vocabulary::Cl100k,
                 per_mille: 1000,
                 per_message: 5,
@@ -164,38 +173,52 @@ impl Family {
             }
         } else if has(&["nova"]) {
             Self {
-                per_mille: 1040,
+                name: "nova",
+                per_mille: 1030,
                 per_message: 0,
                 per_prompt: 0,
                 per_answer: 0,
-                per_call: 50,
-                tools: Tools::Json(320),
+                per_call: 64,
+                tools: Tools::Json(297),
+                per_past_call: 52,
+                tools_percent: 146,
                 ..OTHER
             }
         } else if has(&["deepseek"]) {
-            Self { vocabulary: Vocabulary::Cl100k, per_mille: 1010, per_message: 1, per_prompt: 2, ..OTHER }
+            Self {
+                name: "deepseek",
+                vocabulary: Vocabulary::Cl100k,
+                per_mille: 1010,
+                per_message: 1,
+                per_prompt: 2,
+                ..OTHER
+            }
         } else if has(&["titan"]) {
             Self {
+                name: "titan",
                 vocabulary: Vocabulary::Cl100k,
-                per_mille: 1000,
-                per_message: 3,
-                per_prompt: 0,
-                per_answer: 0,
+                per_mille: 936,
+                per_message: 1,
+                per_prompt: 2,
+                per_answer: 2,
                 ..OTHER
             }
         } else if has(&["command", "cohere"]) {
             // Billed without what frames them.
             Self {
-                per_mille: 1020,
+                name: "cohere",
+                per_mille: 1010,
                 per_message: 0,
                 per_prompt: 0,
                 per_answer: 0,
-                per_call: 10,
+                per_call: 2,
                 tools: Tools::Json(0),
+                per_past_call: 4,
+                tools_percent: 44,
                 ..OTHER
             }
         } else if has(&["mistral", "mixtral", "codestral", "ministral", "magistral", "devstral", "pixtral"]) {
-            Self { per_mille: 1080, per_message: 2, per_prompt: 2, ..OTHER }
+            Self { name: "mistral", per_mille: 1080, per_message: 2, per_prompt: 2, ..OTHER }
         } else if has(&["gpt", "davinci", "babbage", "embedding-3", "embedding-ada", "chatgpt", "codex"])
             || is_o_series(&name)
         {
@@ -203,6 +226,11 @@ impl Family {
         } else {
             OTHER
         }
+    }
+
+    /// Whether the vocabulary is the model's own.
+    pub fn is_public(&self) -> bool {
+        self.name == OPENAI.name
     }
 
     /// Text is cut at spaces into pieces of a bounded length: the encoder's work on one piece grows faster than its length.
