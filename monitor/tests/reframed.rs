@@ -24,9 +24,9 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use monitor::{
-    meter::Basis,
+    meter::{Basis, Units, Usage},
     pipeline::{Charge, Pipeline, Step},
-    price::PriceBook,
+    price::{Money, PriceBook},
     replay::{Chunks, Line, replay},
     wire::{Connection, Direction, Event, ExchangeId, Limits, Sink, StreamOffset, Unreadable},
 };
@@ -406,10 +406,11 @@ impl Sink for Messages {
 }
 
 #[test]
-fn websocket_messages_arrive_as_they_were_sent() {
+fn websocket_messages_arrive_as_they_were_sent_and_cost_what_http_does() {
     use futures_util::{SinkExt as _, StreamExt as _};
 
-    let all = records();
+    let (all, lines) = (records(), over_http1());
+    let mut reported = 0;
     let streams: Vec<&Value> =
         all.iter().filter(|record| record["endpoint"] == "responses" && record["body_format"] == "sse").collect();
     assert!(streams.len() > 10);
@@ -462,5 +463,32 @@ fn websocket_messages_arrive_as_they_were_sent() {
             .chain(events.into_iter().map(|event| (Direction::Response, event)))
             .collect();
         assert_eq!(messages.0, expected);
+        // The answer costs what it did over HTTP.
+        let line = &lines[record["id"].as_str().expect("an id")];
+        let seen = script.lock().expect("a lock");
+        let charges = charges(&seen, 5, &NO_HOLE);
+        let is: Vec<_> = charges.values().filter(|charge| charge.metered.basis != Basis::None).map(sum).collect();
+        let should = (
+            line.response_id.clone(),
+            line.model.clone(),
+            line.usage,
+            line.units,
+            line.basis,
+            line.cost_usd,
+            line.tokens_usd,
+        );
+        assert_eq!(is, [should], "{}", record["id"]);
+        reported += usize::from(record["expected"]["usage_status"] == "reported");
     }
+    println!("{reported} answers with usage");
+    assert!(reported > 10, "{reported} answers report usage");
+}
+
+type Sum = (Option<String>, Option<String>, Usage, Units, Basis, Option<Money>, Option<Money>);
+
+fn sum(charge: &Charge) -> Sum {
+    let metered = &charge.metered;
+    let id = metered.response_id.as_deref().map(str::to_owned);
+    let model = metered.model().map(str::to_owned);
+    (id, model, metered.usage, metered.units, metered.basis, charge.cost, charge.tokens_cost)
 }
