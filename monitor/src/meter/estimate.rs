@@ -464,6 +464,39 @@ mod tests {
     }
 
     #[test]
+    fn messages_cost_the_same_whatever_their_list_is_called() {
+        let chat = r#"{"messages": [{"role": "user", "content": "Say this is a test"}]}"#;
+        let items = r#"{"input": [{"type": "message", "role": "user", "content": "Say this is a test"}]}"#;
+        let plain =
+            r#"{"messages": [{"role": "user", "content": "Say this is a test"}], "response_format": {"type": "text"}}"#;
+        // What OpenAI reported for it.
+        assert_eq!([chat, items, plain].map(|body| prompt("gpt-4o-mini", body)), [12; 3]);
+    }
+
+    #[test]
+    fn an_answer_is_its_text_and_not_what_it_repeats() {
+        let answer = |more: &str| {
+            let mut text = Text::of_answer();
+            let body = format!(
+                r#"{{{more} "output": [{{"type": "message", "content": [{{"type": "output_text", "text": "Hello there"}}]}}]}}"#
+            );
+            Skimmer::read(body.as_bytes(), &mut text);
+            text.answer_tokens(&Family::of("gpt-4o"), &Node::Null)
+        };
+        let alone = answer("");
+        assert_eq!(alone, 2);
+        assert_eq!(answer(r#""instructions": "Be brief and kind","#), alone);
+        assert_eq!(
+            answer(r#""text": {"format": {"name": "Person", "schema": {"title": "Person of interest"}}},"#),
+            alone
+        );
+        assert_eq!(
+            answer(r#""reasoning": [{"summary": [{"type": "summary_text", "text": "They greet me"}]}],"#),
+            alone
+        );
+    }
+
+    #[test]
     fn images_and_tools_are_counted() {
         let plain = prompt("gpt-4o", r#"{"messages": [{"role": "user", "content": "hi"}]}"#);
         let image = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}}]}]}"#;

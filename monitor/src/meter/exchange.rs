@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use super::{
+    batch,
     dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
     estimate::{Altered, Family, Text, reasoning_allowance},
     json::{Node, Skimmer},
@@ -36,6 +37,8 @@ pub struct Meter {
     answer: Body,
     answer_text: Text,
     is_stream: bool,
+    /// The answer has the results of a batch, a line for each.
+    is_batch: bool,
     /// A message was cut or was not JSON.
     is_damaged: bool,
     /// The document is not well-formed, or ended early.
@@ -181,6 +184,8 @@ impl Meter {
         let rule = tools.of_request(&head.method, host, path).cloned();
         // A rule is an administrator's word: what it names is no model call.
         let of_request = if rule.is_some() { None } else { dialect::of_request(&head.method, path) };
+        let batch = if rule.is_some() { None } else { batch::id(&head.method, path) };
+        let of_request = if batch.is_some() { None } else { of_request };
         let tool = rule.map(|rule| Tool { name: rule.name.clone(), rule: Some(rule), answer: None });
         Self {
             method: head.method.clone(),
@@ -188,7 +193,7 @@ impl Meter {
             path: path.into(),
             provider,
             dialect: of_request.map(|(dialect, _)| dialect),
-            purpose: of_request.map(|(_, purpose)| purpose),
+            purpose: of_request.map(|(_, purpose)| purpose).or(batch.map(|_| Purpose::Retrieve)),
             request: Body::Reading(Box::default()),
             has_request: false,
             has_form: false,
@@ -196,12 +201,13 @@ impl Meter {
             request_ended: false,
             asked: Asked { model: model_in_path(of_request, path), ..Asked::default() },
             status: None,
-            answer: Body::Reading(Box::new(Skimmer::of_items())),
+            answer: Body::Reading(Box::new(if batch.is_some() { Skimmer::of_lines() } else { Skimmer::of_items() })),
             answer_text: Text::of_answer(),
             is_stream: false,
+            is_batch: batch.is_some(),
             is_damaged: false,
             is_broken: false,
-            report: Box::default(),
+            report: Box::new(Report { id: batch.map(Into::into), ..Report::default() }),
             repeat: None,
             tools,
             tool,
@@ -328,7 +334,11 @@ impl Meter {
     fn take_document(&mut self, data: &[u8]) {
         for piece in data.chunks(PIECE) {
             let Body::Reading(skimmer) = &mut self.answer else { return };
-            skimmer.push(piece, &mut self.answer_text);
+            if self.is_batch {
+                skimmer.push(piece, &mut ());
+            } else {
+                skimmer.push(piece, &mut self.answer_text);
+            }
             for item in skimmer.items() {
                 self.is_stream |= self.dialect.is_some_and(|dialect| dialect.streams(&self.path));
                 self.take_node(&item);
@@ -348,6 +358,10 @@ impl Meter {
             && repeat.take(message.event, &payload, &mut self.answer_text)
         {
             return;
+        }
+        if self.is_batch {
+            let (node, is_whole) = Skimmer::read(&payload, &mut ());
+            return self.take_read(&node, is_whole);
         }
         let repeats = |dialect: &dyn Dialect| message.event.is_none() && dialect.repeats(&payload);
         let has_text = self.dialect.is_none_or(|dialect| dialect.has_text(message.event) && !repeats(dialect));
@@ -381,6 +395,9 @@ impl Meter {
     }
 
     fn take_node(&mut self, node: &Node) {
+        if self.is_batch {
+            return batch::take(node, &mut self.report);
+        }
         self.report.is_error |= is_error(node);
         if let Some(tool) = &mut self.tool {
             // Of the messages of MCP, the one that has the result; the others tell how far it is.
@@ -490,8 +507,12 @@ impl Meter {
             && self.is_interesting()
         {
             let (node, is_whole) = skimmer.finish();
-            self.report.is_error |= is_error(&node);
             self.is_broken |= !is_whole;
+            if self.is_batch {
+                batch::take(&node, &mut self.report);
+                return self.finish_as(end);
+            }
+            self.report.is_error |= is_error(&node);
             if let Some(tool) = &mut self.tool {
                 tool.answer = Some(node);
                 return self.finish_as(end);
@@ -511,6 +532,8 @@ impl Meter {
         if let Some(tool) = self.tool.take() {
             return self.finish_tool(tool, end);
         }
+        // Lines that are missing may have cost anything.
+        self.report.is_partial |= self.is_batch && (self.is_broken || end.how != Ending::Complete);
         let (billing, basis, usage) = self.verdict(end);
         let estimate = (self.always_estimates && self.shows_its_prompt()).then(|| self.estimate(Usage::default()));
         let report = *self.report;

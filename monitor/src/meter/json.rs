@@ -103,6 +103,8 @@ pub struct Skimmer {
     is_broken: bool,
     /// Objects of an array that is the whole document, as they come.
     items: Option<Vec<Node>>,
+    /// So with documents that follow each other.
+    has_lines: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl Default for Skimmer {
             reserved_nodes: 0,
             is_broken: false,
             items: None,
+            has_lines: false,
         }
     }
 }
@@ -168,6 +171,11 @@ impl Skimmer {
     /// Hands on the objects of an array that is the whole document, instead of keeping them: [`Self::items`].
     pub fn of_items() -> Self {
         Self { items: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Also hands on the objects of lines.
+    pub fn of_lines() -> Self {
+        Self { has_lines: true, ..Self::of_items() }
     }
 
     /// Objects that were completed since this was last asked.
@@ -239,6 +247,10 @@ impl Skimmer {
             self.end_gathered(&mut ());
         }
         let is_whole = self.stack.is_empty() && self.deeper == 0 && self.token == Token::None && !self.is_broken;
+        if self.has_lines && !is_whole {
+            // A line that was cut short says nothing; the one before it does.
+            return (self.done.unwrap_or_default(), false);
+        }
         while !self.stack.is_empty() {
             self.end_level();
         }
@@ -487,7 +499,12 @@ impl Skimmer {
             return items.push(value);
         }
         match self.stack.last_mut() {
-            None => self.done = Some(value),
+            None => {
+                if let Some(items) = self.items.as_mut().filter(|_| self.has_lines) {
+                    items.push(std::mem::take(&mut self.done).unwrap_or_default());
+                }
+                self.done = Some(value);
+            }
             Some(level) => match &mut level.node {
                 Some(Node::Object(members)) => members.push((level.name.clone(), value)),
                 Some(Node::Array(items)) => items.push(value),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod anthropic;
+mod batch;
 mod bedrock;
 mod bedrock_agents;
 mod cohere;

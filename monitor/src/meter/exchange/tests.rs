@@ -1,5 +1,6 @@
 mod agents;
 mod providers;
+mod rows;
 mod sockets;
 mod tools;
 
