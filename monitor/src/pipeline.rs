@@ -423,29 +423,30 @@ impl Exchanges {
     /// Prices the work of each model of a call by its own rates. The row is that of the model that cost the most.
     fn price_parts(&self, metered: Metered, url: &str, sent: Sent) -> Charge {
         let mut rest = metered.usage;
-        let mut works: Vec<Metered> = Vec::new();
+        let mut works: Vec<(Metered, Option<u64>)> = Vec::new();
         for part in &metered.parts {
             for (bucket, tokens) in part.usage.iter() {
                 rest.set(bucket, rest.get(bucket).saturating_sub(tokens));
             }
-            works.push(Metered {
+            let work = Metered {
                 model_requested: None,
                 model_reported: Some(part.model.clone()),
                 usage: part.usage,
                 units: Default::default(),
                 parts: Vec::new(),
                 ..metered.clone()
-            });
+            };
+            works.push((work, Some(part.size)));
         }
         if !rest.is_zero() || !metered.units.is_zero() {
-            works.push(Metered { usage: rest, parts: Vec::new(), ..metered.clone() });
+            works.push((Metered { usage: rest, parts: Vec::new(), ..metered.clone() }, None));
         }
         let mut all = Charge { metered, cost: None, tokens_cost: None, row: None, ceiling: None, note: None };
         let (mut ceiling, mut has_ceiling) = (None, false);
         let mut sent = sent;
         let mut dearest = Money::ZERO;
-        for work in works {
-            let charge = self.price(work, url, sent);
+        for (work, size) in works {
+            let charge = self.price_of_size(work, url, sent, size);
             // The call took its time once, whatever the number of models.
             sent.took = Duration::ZERO;
             ceiling = sum(ceiling, charge.ceiling.or(charge.cost));
@@ -462,11 +463,17 @@ impl Exchanges {
     }
 
     fn price(&self, metered: Metered, url: &str, sent: Sent) -> Charge {
+        self.price_of_size(metered, url, sent, None)
+    }
+
+    /// `size` is the input of one call, where the usage is that of several.
+    fn price_of_size(&self, metered: Metered, url: &str, sent: Sent, size: Option<u64>) -> Charge {
         let ask = |model: Option<&str>| {
             let query = Query {
                 url: Some(url),
                 service: metered.service.as_service(),
                 took: Some(sent.took),
+                size,
                 ..Query::new(model.unwrap_or_default(), sent.at)
             };
             self.prices.quote(&query, &metered.usage, &metered.units)

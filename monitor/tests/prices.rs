@@ -164,3 +164,30 @@ fn a_wrong_override_is_a_wrong_configuration() {
     assert_eq!(code(&refused), 78);
     assert!(stderr(&refused).contains("line 3: write 1.5 in quotes"), "{}", stderr(&refused));
 }
+
+/// Sums of calls are kept apart by the steps at which prices change.
+#[test]
+fn every_step_of_the_price_lists_is_known() {
+    fn starts(value: &Value, found: &mut Vec<u64>) {
+        match value {
+            Value::Object(members) => {
+                let tiers = members.get("tiers").and_then(Value::as_array).into_iter().flatten();
+                found.extend(tiers.filter_map(|tier| tier["start"].as_u64()));
+                members.values().for_each(|member| starts(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| starts(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    for table in ["genai-prices", "litellm"] {
+        let path = format!("{}/prices/{table}/catalogue.json", env!("CARGO_MANIFEST_DIR"));
+        let table = fs::read_to_string(path).expect("a table");
+        starts(&serde_json::from_str(&table).expect("JSON"), &mut found);
+    }
+    found.sort_unstable();
+    found.dedup();
+    assert!(!found.is_empty());
+    let missing: Vec<_> = found.iter().filter(|start| !monitor::meter::STEPS.contains(start)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

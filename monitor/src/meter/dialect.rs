@@ -150,7 +150,12 @@ impl Served {
 pub struct Part {
     pub model: Box<str>,
     pub usage: Usage,
+    /// Input tokens of the largest single call, all of which are on the same side of every step of a price list.
+    pub size: u64,
 }
+
+/// Input tokens of a call above which price lists have other prices. (`tests/prices.rs` holds them against the catalogue.)
+pub const STEPS: [u64; 9] = [32_000, 100_000, 128_000, 199_999, 200_000, 256_000, 272_000, 512_000, 524_288];
 
 /// Models whose work within one call is told apart.
 const PARTS: usize = 32;
@@ -200,10 +205,14 @@ impl Report {
 
     /// Adds what another model used. There is room for as many models as any agent has; the work of more is a floor.
     pub fn add_part(&mut self, model: &str, usage: &Usage) {
-        if let Some(part) = self.parts.iter_mut().find(|part| &*part.model == model) {
+        let size = usage.input_total();
+        let steps = |size: u64| STEPS.iter().filter(|&&step| size > step).count();
+        if let Some(part) = self.parts.iter_mut().find(|part| &*part.model == model && steps(part.size) == steps(size))
+        {
             part.usage.add_all(usage);
+            part.size = part.size.max(size);
         } else if self.parts.len() < PARTS {
-            self.parts.push(Part { model: model.into(), usage: *usage });
+            self.parts.push(Part { model: model.into(), usage: *usage, size });
         } else {
             self.is_partial = true;
         }

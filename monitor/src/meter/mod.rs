@@ -26,7 +26,7 @@ mod socket;
 pub mod tool;
 mod usage;
 
-pub use dialect::Part;
+pub use dialect::{Part, STEPS};
 pub use estimate::{has_public_vocabulary, load_vocabularies};
 pub use exchange::{Billing, Kind, Meter, Metered};
 pub use socket::{CallNumber, Socket};

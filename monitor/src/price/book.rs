@@ -72,7 +72,7 @@ impl PriceBook {
     /// What a call costs.
     pub fn quote(&self, query: &Query<'_>, usage: &Usage, units: &Units) -> Quote<'_> {
         match self.rates(query) {
-            Ok(rates) => Quote::Priced(rates.price(usage, units)),
+            Ok(rates) => Quote::Priced(rates.of_size(query.size).price(usage, units)),
             Err(why) => Quote::Unpriced(why),
         }
     }

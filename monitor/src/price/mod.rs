@@ -64,12 +64,14 @@ pub struct Query<'a> {
     pub at: Timestamp,
     /// Time from the request's first byte until the answer's last, or until now. For servers that are paid by the hour.
     pub took: Option<Duration>,
+    /// Input tokens by which the tier is told, where the usage is the sum of several calls: each call has its own.
+    pub size: Option<u64>,
 }
 
 impl<'a> Query<'a> {
     /// A query for a model by its name alone.
     pub fn new(model: &'a str, at: Timestamp) -> Self {
-        Self { provider: None, url: None, model, service: Service::default(), at, took: None }
+        Self { provider: None, url: None, model, service: Service::default(), at, took: None, size: None }
     }
 }
 

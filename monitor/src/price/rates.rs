@@ -105,6 +105,7 @@ pub struct Rates<'c> {
     counts: [Option<(&'c Tiered, Side)>; Unit::ALL.len()],
     machines: Option<MachineRate>,
     took: Option<Duration>,
+    size: Option<u64>,
     factor: Factor,
 }
 
@@ -140,6 +141,7 @@ impl<'c> Rates<'c> {
             }),
             machines: None,
             took: query.took,
+            size: query.size,
             factor: Factor::ONE,
         }
     }
@@ -158,7 +160,7 @@ impl<'c> Rates<'c> {
     /// No prices yet.
     pub(super) fn unlisted(row: PriceRow<'c>) -> Self {
         let (tokens, counts) = ([None; Bucket::ALL.len()], [None; Unit::ALL.len()]);
-        Self { row, tokens, counts, machines: None, took: None, factor: Factor::ONE }
+        Self { row, tokens, counts, machines: None, took: None, size: None, factor: Factor::ONE }
     }
 
     /// With what an administrator has set instead.
@@ -247,9 +249,14 @@ impl<'c> Rates<'c> {
         Price { row, input, output, tokens, fees, time, total, unpriced_components }
     }
 
+    /// For usage that is the sum of calls of at most this much input.
+    pub(super) fn of_size(self, size: Option<u64>) -> Self {
+        Self { size, ..self }
+    }
+
     /// Exact costs, each rounded once.
     fn sums(&self, usage: &Usage, units: &Units) -> Sums {
-        let input_tokens = usage.input_total();
+        let input_tokens = self.size.unwrap_or(usage.input_total());
         let [mut input, mut output, mut fees] = [Amount::default(); 3];
         for (bucket, count) in usage.iter() {
             if let Some(price) = self.tokens[bucket as usize] {

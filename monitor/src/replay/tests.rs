@@ -145,3 +145,26 @@ proptest! {
         prop_assert_eq!(json(Chunks::Random(seed)), json(Chunks::Whole));
     }
 }
+
+/// Each answer of a batch has its own tier: Claude Sonnet 4.5 reads at $1.5 in batches, and at $3 above 200,000 tokens.
+#[test]
+fn results_of_a_batch_are_priced_as_the_calls_they_were() {
+    let line = |tokens: u64| {
+        let usage = json!({"input_tokens": tokens, "output_tokens": 0});
+        let message = json!({"id": "m", "type": "message", "model": "claude-sonnet-4-5", "usage": usage});
+        json!({"custom_id": "c", "result": {"type": "succeeded", "message": message}}).to_string() + "\n"
+    };
+    let cost = |sizes: &[u64]| {
+        let body: String = sizes.iter().map(|&size| line(size)).collect();
+        let recorded = json!({
+            "id": "one", "startedDateTime": "2026-11-20T12:00:00Z",
+            "request": {"method": "GET", "url": "https://api.anthropic.com/v1/messages/batches/msgbatch_1/results", "headers": []},
+            "response": {"status": 200, "statusText": "OK", "body": base64(&body), "headers": fields(&[
+                ("Content-Type", "application/x-jsonl"), ("Content-Length", &body.len().to_string())])},
+        });
+        lines(recorded.to_string().as_bytes())[0].cost_usd.expect("a price").to_string()
+    };
+    assert_eq!(cost(&[150_000, 150_000]), "0.45");
+    assert_eq!(cost(&[250_000]), "0.75");
+    assert_eq!(cost(&[150_000, 250_000, 150_000]), "1.2");
+}
