@@ -81,18 +81,24 @@ pub struct Process {
     /// Boot-clock nanoseconds at which this address space began (fork or exec): tells a reused pid or pointer apart.
     pub born: u64,
     pub slot: u32,
-    pub reserved: u32,
+    /// 1: it, or a process that it comes from, has made a TCP connection. Until then its writes and reads need no look.
+    pub connects: u32,
 }
 
-/// What identifies a connection while it lives: the TLS object of one address space.
+/// What identifies a connection while it lives: the TLS object of one address space, or a socket.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
-    /// `SSL *` in the process.
+    /// `SSL *` in the process; the cookie of a socket.
     pub object: u64,
+    /// 0 for sockets, which processes share.
     pub tgid: u32,
-    pub reserved: u32,
+    /// One of the `SPACE_*`: what `object` is.
+    pub space: u32,
 }
+
+pub const SPACE_TLS: u32 = 0;
+pub const SPACE_SOCKET: u32 = 1;
 
 /// What the kernel knows of a connection.
 #[repr(C)]
@@ -114,6 +120,10 @@ pub struct Connection {
     pub verdict: u32,
     /// Calls seen without a verdict.
     pub undecided: u32,
+    /// Sockets: the process that wrote to it last. Else 0.
+    pub owner: u32,
+    /// Sockets: the slot of its task. Else 0.
+    pub slot: u32,
 }
 
 /// How far the client's bytes of a connection were followed, to see where its requests start.
@@ -168,6 +178,9 @@ pub const FLAG_SIGNAL_FAILED: u8 = 8;
 /// [`KIND_START`], held: no request starts, the body of one that has started does.
 pub const FLAG_BODY: u8 = 32;
 
+/// The connection is a socket on which plaintext is sent.
+pub const FLAG_SOCKET: u8 = 64;
+
 /// [`KIND_MAPPED`]: the process belongs to a task, was sent `SIGSTOP` and waits until the file has been looked at.
 pub const FLAG_WAITS: u8 = 16;
 
@@ -188,11 +201,11 @@ pub struct FileKey {
 pub struct Header {
     /// Boot-clock nanoseconds.
     pub time: u64,
-    /// Connection records: the TLS object. Fork: the parent's tgid. Mapped: first address.
+    /// Connection records: the TLS object, or the cookie of the socket. Fork: the parent's tgid. Mapped: first address.
     pub object: u64,
     /// [`Connection::born`]. Mapped: [`FileKey::inode`].
     pub connection_born: u64,
-    /// Data: stream offset of the first payload byte in its direction. Mapped: the address after the last.
+    /// Data: stream offset of the first payload byte in its direction. Start on a socket: its file descriptor. Mapped: the address after the last.
     pub offset: u64,
     pub slot: u32,
     pub tgid: u32,

@@ -18,6 +18,7 @@ mod maps;
 mod process;
 mod record;
 mod requests;
+mod sockets;
 mod tls;
 
 #[cfg(not(test))]

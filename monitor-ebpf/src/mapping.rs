@@ -73,7 +73,7 @@ struct Mapping {
 
 /// A value in kernel memory; zero where it cannot be read.
 #[inline(always)]
-fn read_kernel<T: Default>(address: u64, offset: &'static u32) -> T {
+pub fn read_kernel<T: Default>(address: u64, offset: &'static u32) -> T {
     let mut value = T::default();
     // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
     let offset = unsafe { core::ptr::read_volatile(offset) };

@@ -35,6 +35,10 @@ pub static FILES: LruHashMap<FileKey, u32> = LruHashMap::with_max_entries(65_536
 #[map]
 pub static CALLS: LruHashMap<CallKey, Call> = LruHashMap::with_max_entries(16_384, 0);
 
+/// Sockets of which no data may leave until user space says so: cookie → slot. An entry goes with its socket at the latest.
+#[map]
+pub static HELD_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(65_536, 0);
+
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(32 * 1024 * 1024, 0);
 

@@ -47,7 +47,7 @@ pub fn current() -> Option<Process> {
     }
     let slot = slot_of_cgroup()?;
     // SAFETY: takes no arguments.
-    let process = Process { born: unsafe { bpf_ktime_get_boot_ns() }, slot, reserved: 0 };
+    let process = Process { born: unsafe { bpf_ktime_get_boot_ns() }, slot, connects: 0 };
     remember(tgid, &process);
     Some(process)
 }

@@ -9,7 +9,8 @@ use aya_ebpf::{
 };
 use monitor_common::{
     Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, PROTOCOL_HTTP1,
-    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN, Walk, layout,
+    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, SPACE_TLS, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN,
+    Walk, layout,
 };
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 /// Calls without a recognised beginning after which a connection is ignored.
 const UNDECIDED_CALLS: u32 = 64;
 /// Bytes of a held request that user space gets to price it by.
-const HELD_BYTES: u64 = TIERS[2] as u64;
+pub const HELD_BYTES: u64 = TIERS[2] as u64;
 
 /// Entry of a function that sends.
 #[uprobe]
@@ -103,7 +104,7 @@ pub fn tls_close(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn key(object: u64) -> ConnectionKey {
-    ConnectionKey { object, tgid: (bpf_get_current_pid_tgid() >> 32) as u32, reserved: 0 }
+    ConnectionKey { object, tgid: (bpf_get_current_pid_tgid() >> 32) as u32, space: SPACE_TLS }
 }
 
 #[inline(always)]
@@ -190,6 +191,8 @@ fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> 
         walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
+        owner: 0,
+        slot: 0,
     };
     if CONNECTIONS.insert(&key, &fresh, 0).is_err() {
         count(|c| c.map_full += 1);
@@ -240,7 +243,7 @@ fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
 
 /// A process that *reads* a request is a server: nothing it does costs money here.
 #[inline(always)]
-fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
+pub fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
     if call.sent == 0 {
         let word = read_user::<u64>(call.buffer);
         if len >= 8 && (starts_request(word, len) || is_preface(word)) {
@@ -263,7 +266,7 @@ fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
 
 /// After `101 Switching Protocols` what the client writes is followed as WebSocket messages; user space knows what it really is.
 #[inline(always)]
-fn upgrade(call: &Call, len: u64, connection: &mut Connection) {
+pub fn upgrade(call: &Call, len: u64, connection: &mut Connection) {
     if connection.walk.protocol == PROTOCOL_HTTP1
         && len >= 12
         && is_upgrade(read_user::<u64>(call.buffer), read_user::<u32>(call.buffer + 8))

@@ -34,6 +34,8 @@ CONTEXT = ssl.create_default_context()
 
 
 def connect():
+    if URL.scheme == "http":
+        return http.client.HTTPConnection(URL.hostname, URL.port, timeout=60)
     return http.client.HTTPSConnection(URL.hostname, URL.port, context=CONTEXT, timeout=60)
 
 
@@ -44,6 +46,7 @@ def call(connection, number):
     if stream:
         body["stream_options"] = {"include_usage": True}
     headers = {"authorization": "Bearer sk-test", "content-type": "application/json", "x-test-client": CHOSEN.client}
+    began = time.monotonic()
     connection.request("POST", URL.path + "/v1/chat/completions", json.dumps(body), headers)
     answer = connection.getresponse()
     if stream and answer.status == 200:
@@ -52,7 +55,8 @@ def call(connection, number):
         whole = json.loads(answer.read())
         seen = {"id": whole.get("id"), "model": whole.get("model"), "usage": whole.get("usage")}
     exchange.say(client=CHOSEN.client, pid=os.getpid(), number=number, status=answer.status, stream=stream,
-                 id=seen["id"], model=seen["model"], usage=exchange.openai_usage(seen["usage"]))
+                 id=seen["id"], model=seen["model"], usage=exchange.openai_usage(seen["usage"]),
+                 took_ms=round((time.monotonic() - began) * 1000))
 
 
 def read_stream(answer):

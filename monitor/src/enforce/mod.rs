@@ -10,9 +10,11 @@ mod freeze;
 mod gate;
 mod sockets;
 mod stop;
+mod wake;
 
 pub use cgroup::{Cgroup, CgroupError, Hierarchy};
 pub use freeze::{FreezeError, freeze, thaw};
 pub use gate::{Gates, GatesError};
-pub use sockets::{SocketsError, Which, end_connections, has_local_connections};
+pub use sockets::{SocketsError, Which, end_connections, end_sockets, has_local_connections};
 pub use stop::{Held, KillError, Killed, held_state, kill_process, kill_task, resume};
+pub use wake::send_again;

@@ -65,6 +65,29 @@ pub fn end_connections(pids: &[Pid], which: Which) -> Result<usize, SocketsError
     Ok(ended)
 }
 
+/// Ends the sockets with these cookies, also those that no process has any more; returns how many there were.
+///
+/// Only those in this process' network namespace are found.
+///
+/// # Errors
+/// When the kernel cannot do it.
+pub fn end_sockets(cookies: &HashSet<u64>) -> Result<usize, SocketsError> {
+    let mut socket = Diag::open().map_err(SocketsError::Ask)?;
+    let mut ended = 0;
+    for family in [AF_INET, AF_INET6] {
+        for found in socket.list(family, IPPROTO_TCP).map_err(SocketsError::Ask)? {
+            if cookies.contains(&u64::from_ne_bytes(found.id.cookie)) {
+                match socket.destroy(family, IPPROTO_TCP, found.id) {
+                    Ok(()) => ended += 1,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(SocketsError::Destroy(error)),
+                }
+            }
+        }
+    }
+    Ok(ended)
+}
+
 /// On a thread of its own, in the network namespace of the processes.
 fn end_there(pids: Vec<Pid>, which: Which) -> Result<usize, SocketsError> {
     let work = move || {

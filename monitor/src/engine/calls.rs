@@ -26,6 +26,9 @@ impl Engine {
         let at = self.clock.at(time);
         match *event {
             Event::Data { connection, slot, direction, offset, bytes } => {
+                if self.is_kept_back(event, time) {
+                    return;
+                }
                 if direction == Direction::Request && is_head_alone(bytes, bytes.len()) {
                     self.connection(connection, slot).head = bytes.to_vec();
                 }
@@ -37,7 +40,11 @@ impl Engine {
                 self.on_start(connection, slot, admission, starts, head, whole);
             }
             Event::Body { connection, slot, whole } => self.on_held_body(connection, slot, whole),
-            Event::Closed { connection } => self.close(connection, at),
+            Event::Closed { connection } => {
+                if !self.is_kept_back(event, time) {
+                    self.close(connection, at);
+                }
+            }
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
             Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
@@ -82,7 +89,7 @@ impl Engine {
         let (prices, tools) = (self.prices, &self.tools);
         self.connections.entry(id).or_insert_with(|| Connection {
             slot,
-            pipeline: Pipeline::new(prices, "https").with_tools(Arc::clone(tools)),
+            pipeline: Pipeline::new(prices, id.transport.scheme()).with_tools(Arc::clone(tools)),
             starts: Default::default(),
             head: Vec::new(),
             calls: Default::default(),

@@ -268,6 +268,7 @@ impl Engine {
         }
         let Some(process) = self.held.remove(&pid) else { return };
         self.release_held(&process);
+        self.drop_kept_back(process);
         match result {
             // All of its connections are dead, now or before: what it sends reaches nobody.
             Ok(ended) if ended > 0 || !has_local_connections(pid) => {

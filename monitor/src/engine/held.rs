@@ -11,14 +11,14 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{calls::estimate, state::Engine};
+use super::{calls::estimate, sockets::KeptBack, state::Engine};
 use crate::{
     alert::Kind,
     budget::{AccountId, Action, Answer, Ask, Consent, HoldId, Reason, Wait},
     enforce::{Held, held_state, resume},
     pipeline::{Asked, Pipeline, Step},
     price::Money,
-    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Whole, read_memory},
+    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Transport, Whole, read_memory},
     task::AccountName,
     wire::{Direction, StreamOffset},
 };
@@ -32,6 +32,8 @@ pub struct HeldProcess {
     pub requests: Vec<HeldRequest>,
     /// Its connections are being ended, so that it can be woken without sending anything.
     pub is_refused: bool,
+    /// What it has handed to sockets that may not send it yet.
+    pub kept_back: Vec<KeptBack>,
     /// Code that it has mapped and that is being looked at.
     mappings: Vec<Mapping>,
     /// It was seen with all threads stopped; records from before that may still be in the ring.
@@ -40,7 +42,9 @@ pub struct HeldProcess {
 }
 
 pub struct HeldRequest {
-    connection: ConnectionId,
+    pub connection: ConnectionId,
+    /// Its descriptor, where that is a socket.
+    pub fd: Option<i32>,
     /// What it asks for, as far as its first bytes tell.
     asked: Option<Asked>,
     pub consent: Consent,
@@ -76,13 +80,14 @@ impl Engine {
             // What it costs is looked at in front of its body.
             Some(Asked { likely: Some(NEXT_TO_NOTHING), worst: Some(NEXT_TO_NOTHING), ..Asked::default() })
         } else if head.len() < whole.len as usize {
-            self.asked_by(&read_memory(connection.pid, whole))
+            self.asked_by(&read_memory(connection.pid, whole), connection.transport)
         } else {
-            self.asked_by(head)
+            self.asked_by(head, connection.transport)
         };
         let since = self.deciding;
         let requests = (0..starts).map(|_| HeldRequest {
             connection,
+            fd: whole.fd,
             asked: asked.clone(),
             consent: Consent::None,
             awaits: None,
@@ -107,13 +112,14 @@ impl Engine {
             hold = connection.calls.values().filter(|call| !call.is_recorded).map(|call| call.hold).max();
         }
         request.extend(read_memory(id.pid, whole));
-        let asked = self.asked_by(&request);
+        let asked = self.asked_by(&request, id.transport);
         // It is asked for again, for what it really costs.
         let body_of = hold.filter(|&hold| self.accounts.withdraw(hold));
         let body_of = Body { hold: body_of.unwrap_or_else(|| HoldId(self.new_id())), is_known: body_of.is_some() };
         let since = self.deciding;
         let request = HeldRequest {
             connection: id,
+            fd: whole.fd,
             asked,
             consent: Consent::None,
             awaits: None,
@@ -129,6 +135,7 @@ impl Engine {
             slot,
             requests: Vec::new(),
             is_refused: false,
+            kept_back: Vec::new(),
             mappings: Vec::new(),
             is_stopped: false,
             since: Instant::now(),
@@ -168,9 +175,9 @@ impl Engine {
     }
 
     /// What a request asks for by its first bytes, where they name the model.
-    fn asked_by(&self, head: &[u8]) -> Option<Asked> {
+    fn asked_by(&self, head: &[u8], transport: Transport) -> Option<Asked> {
         let mut asked = None;
-        let mut pipeline = Pipeline::new(self.prices, "https").with_tools(Arc::clone(&self.tools));
+        let mut pipeline = Pipeline::new(self.prices, transport.scheme()).with_tools(Arc::clone(&self.tools));
         let at = Timestamp::now();
         let mut take = |step: Step| {
             if let Step::Asked { call: Some(call), .. } = step {
@@ -209,7 +216,8 @@ impl Engine {
         let Some(mut process) = self.held.remove(&pid) else { return };
         let slot = process.slot;
         if held_state(pid) == Held::Gone {
-            return self.release_held(&process);
+            self.release_held(&process);
+            return self.drop_kept_back(process);
         }
         if !self.is_running(slot) || process.is_refused {
             // Its end, or that of its connections, is on the way, and it must not be woken before.
@@ -273,9 +281,11 @@ impl Engine {
                 self.connection(request.connection, slot).starts.push_back(hold);
             }
         }
+        self.let_sockets_send(&process);
         if !resume(pid) {
             tracing::debug!("process {pid} was gone before it could go on");
         }
+        self.take_kept_back(process);
         self.touched.insert(slot);
     }
 
@@ -283,6 +293,7 @@ impl Engine {
     pub fn forget_held(&mut self, pid: Pid) {
         if let Some(process) = self.held.remove(&pid) {
             self.release_held(&process);
+            self.drop_kept_back(process);
         }
     }
 

@@ -455,6 +455,7 @@ impl Engine {
                 return self.kill(slot);
             }
         }
+        self.end_held_sockets(slot);
         let living: Vec<Pid> = self.tasks.get(&slot).map(|task| task.tree.living().collect()).unwrap_or_default();
         for pid in living.into_iter().chain(self.memberships.members(slot)) {
             self.on_gone(pid, slot);

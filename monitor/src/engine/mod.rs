@@ -13,6 +13,7 @@ mod latency;
 mod lifecycle;
 mod orders;
 mod run;
+mod sockets;
 mod state;
 
 pub use command::{

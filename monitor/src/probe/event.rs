@@ -1,8 +1,8 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, Header, KIND_CLOSE,
-    KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey, Header,
+    KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -14,11 +14,31 @@ pub type Pid = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// One TLS connection of one process, unique for ever.
+/// Where the plaintext of a connection is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// At the calls of a TLS library.
+    Tls,
+    /// At the socket itself: nothing is encrypted.
+    Socket,
+}
+
+impl Transport {
+    /// Scheme of the URLs that are asked for.
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Tls => "https",
+            Self::Socket => "http",
+        }
+    }
+}
+
+/// One connection of one process, unique for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     pub pid: Pid,
-    /// Address of the TLS object.
+    pub transport: Transport,
+    /// Address of the TLS object; cookie of the socket.
     pub object: u64,
     /// Boot-clock nanoseconds of its first sight: the address is used again after the object was freed.
     pub born: u64,
@@ -27,7 +47,7 @@ pub struct ConnectionId {
 impl ConnectionId {
     /// Some connection of the process, of which nothing more is known.
     pub const fn unknown(pid: Pid) -> Self {
-        Self { pid, object: 0, born: 0 }
+        Self { pid, transport: Transport::Tls, object: 0, born: 0 }
     }
 }
 
@@ -47,6 +67,8 @@ pub enum Admission {
 pub struct Whole {
     pub address: u64,
     pub len: u32,
+    /// The descriptor that it is written to, where that is a socket.
+    pub fd: Option<i32>,
 }
 
 /// What happened in a task's process. Times are boot-clock nanoseconds.
@@ -117,7 +139,9 @@ impl<'a> Event<'a> {
         let payload = record.get(size_of::<Header>()..).unwrap_or_default();
         let payload = payload.get(..usize::try_from(header.len).ok()?).unwrap_or(payload);
         let slot = Slot(header.slot);
-        let connection = ConnectionId { pid: header.tgid, object: header.object, born: header.connection_born };
+        let transport = if header.flags & FLAG_SOCKET == 0 { Transport::Tls } else { Transport::Socket };
+        let connection =
+            ConnectionId { pid: header.tgid, transport, object: header.object, born: header.connection_born };
         let event = match header.kind {
             KIND_DATA => Event::Data {
                 connection,
@@ -135,7 +159,8 @@ impl<'a> Event<'a> {
                     Admission::Escaped
                 };
                 let address = u64::from(header.address_high) << 32 | u64::from(header.generation);
-                let whole = Whole { address, len: header.wanted };
+                let fd = i32::try_from(header.offset).ok().filter(|_| transport == Transport::Socket);
+                let whole = Whole { address, len: header.wanted, fd };
                 if header.flags & FLAG_BODY == 0 {
                     Event::RequestStart { connection, slot, admission, starts: header.starts, head: payload, whole }
                 } else if admission == Admission::Held {

@@ -13,7 +13,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{CgroupAttachMode, CgroupSockAddr, TracePoint, UProbe},
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, RawTracePoint, TracePoint, UProbe},
 };
 use monitor_common::{Counters, Gate, Process};
 use tokio::{
@@ -41,9 +41,14 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("syscalls", "sys_enter_mprotect"),
 ];
 /// What denies connections; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
+/// What drops the packets of sockets that are held; attached there too.
+const EGRESS: &str = "hold_egress";
+/// System calls on sockets, and ends of connections.
+const RAW_TRACEPOINTS: [(&str, &str); 3] =
+    [("socket_enter", "sys_enter"), ("socket_exit", "sys_exit"), ("socket_state", "inet_sock_set_state")];
 const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
-const MEMBERS: [(&str, &str, &str); 11] = [
+const MEMBERS: [(&str, &str, &str); 20] = [
     ("VMA_START", "vm_area_struct", "vm_start"),
     ("VMA_END", "vm_area_struct", "vm_end"),
     ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
@@ -55,6 +60,16 @@ const MEMBERS: [(&str, &str, &str); 11] = [
     ("SB_DEV", "super_block", "s_dev"),
     ("TASK_MM", "task_struct", "mm"),
     ("MM_START_CODE", "mm_struct", "start_code"),
+    ("TASK_FILES", "task_struct", "files"),
+    ("FILES_TABLE", "files_struct", "fdt"),
+    ("TABLE_SIZE", "fdtable", "max_fds"),
+    ("TABLE_FILES", "fdtable", "fd"),
+    ("SOCKETS_FILE_INODE", "file", "f_inode"),
+    ("INODE_MODE", "inode", "i_mode"),
+    ("FILE_PRIVATE", "file", "private_data"),
+    ("SOCKET_SOCK", "socket", "sk"),
+    // A `sock` begins with its `sock_common`.
+    ("SOCK_COOKIE", "sock_common", "skc_cookie"),
 ];
 const FIELDS: [(&str, &str, &str); 6] = [
     ("NEWTASK_PID", "task/task_newtask", "pid"),
@@ -104,6 +119,8 @@ pub struct Probes {
     attacher: Option<JoinHandle<()>>,
     attached: Vec<Attached>,
     counters: PerCpuArray<MapData, Counters>,
+    /// Sockets of which no data may leave.
+    held: HashMap<MapData, u64, u32>,
 }
 
 /// Everything that is taken out of the kernel, ready for use.
@@ -146,7 +163,8 @@ impl Probes {
             .btf(Some(&btf))
             .map_max_entries("RECORDS", capacity.ring_bytes)
             .map_max_entries("PROCESSES", capacity.processes)
-            .map_max_entries("CONNECTIONS", capacity.connections);
+            .map_max_entries("CONNECTIONS", capacity.connections)
+            .map_max_entries("HELD_SOCKETS", capacity.connections);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
         }
@@ -160,6 +178,7 @@ impl Probes {
         let files = take_map(&mut ebpf, "FILES", HashMap::try_from)?;
         let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
         let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
+        let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
@@ -176,7 +195,7 @@ impl Probes {
             .name("attach".into())
             .spawn(move || attacher.serve(&asked, &answers))
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters };
+        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held };
         Ok(Loaded { probes, ring, memberships, gates, looked, said })
     }
 
@@ -191,6 +210,18 @@ impl Probes {
 
     pub fn attached(&self) -> &[Attached] {
         &self.attached
+    }
+
+    /// What the socket with this cookie has been kept from sending may leave.
+    pub fn release_socket(&mut self, cookie: u64) {
+        // Absent is what is wanted.
+        self.held.remove(&cookie).ok();
+    }
+
+    /// Cookies of the sockets of a task that are kept from sending.
+    pub fn held_sockets(&self, slot: Slot) -> Vec<u64> {
+        let held = self.held.iter().flatten();
+        held.filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
     }
 
     /// Losses and failures since load, summed over CPUs.
@@ -275,6 +306,22 @@ fn load_programs(ebpf: &mut Ebpf, root: &File) -> Result<(), LoadError> {
         program.load().map_err(load_error)?;
         program.attach(root, CgroupAttachMode::Single).map_err(load_error)?;
     }
+    let program: &mut CgroupSkb = ebpf
+        .program_mut(EGRESS)
+        .ok_or_else(|| missing(EGRESS))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+    program.load().map_err(load_error)?;
+    program.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
+    for (name, tracepoint) in RAW_TRACEPOINTS {
+        let program: &mut RawTracePoint = ebpf
+            .program_mut(name)
+            .ok_or_else(|| missing(name))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        program.load().map_err(load_error)?;
+        program.attach(tracepoint).map_err(load_error)?;
+    }
     for (category, name) in TRACEPOINTS {
         let program: &mut TracePoint = ebpf
             .program_mut(name)
@@ -345,7 +392,7 @@ impl Memberships {
 
     /// Makes a process a member whatever its cgroup.
     pub fn adopt(&mut self, pid: Pid, slot: Slot, born: u64) -> io::Result<()> {
-        self.processes.insert(pid, Process { born, slot: slot.0, reserved: 0 }, 0).map_err(io::Error::other)
+        self.processes.insert(pid, Process { born, slot: slot.0, connects: 1 }, 0).map_err(io::Error::other)
     }
 
     pub fn forget(&mut self, pid: Pid) {

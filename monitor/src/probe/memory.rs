@@ -32,9 +32,9 @@ mod tests {
     #[test]
     fn memory_is_read_as_far_as_there_is_some() {
         let text = b"what is about to be sent".to_vec();
-        let whole = Whole { address: text.as_ptr() as u64, len: u32::try_from(text.len()).expect("short") };
+        let whole = Whole { address: text.as_ptr() as u64, len: u32::try_from(text.len()).expect("short"), fd: None };
         assert_eq!(read(std::process::id(), whole), text);
-        assert!(read(std::process::id(), Whole { address: 1, len: 9 }).is_empty());
+        assert!(read(std::process::id(), Whole { address: 1, len: 9, fd: None }).is_empty());
         assert!(read(u32::MAX, whole).is_empty());
     }
 }

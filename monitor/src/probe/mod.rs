@@ -16,6 +16,6 @@ mod plan;
 mod tracefs;
 
 pub use attach::{Attached, Looked, Request};
-pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Whole};
+pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Transport, Whole};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
 pub use memory::read as read_memory;

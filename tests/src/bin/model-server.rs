@@ -46,6 +46,9 @@ struct Arguments {
     /// Compress answers for clients that accept gzip
     #[arg(long)]
     gzip: bool,
+    /// Speak HTTP without TLS, HTTP/2 by prior knowledge
+    #[arg(long)]
+    plain: bool,
     /// Stop when standard input is closed, as it is when the starting process dies
     #[arg(long)]
     exit_with_stdin: bool,
@@ -78,6 +81,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         delay: Duration::from_millis(arguments.delay_ms),
         stall: Duration::from_millis(arguments.stall_ms),
         gzip: arguments.gzip,
+        plain: arguments.plain,
         directory: arguments.dir,
     })?;
     println!("{}", json!({"base_url": server.base_url, "ca": server.ca_path, "truth": server.truth_path}));

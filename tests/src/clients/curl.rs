@@ -17,6 +17,7 @@ use crate::{ModelServer, Usage, model_server::Api};
 pub struct Curl {
     arguments: Vec<String>,
     client: String,
+    is_plain: bool,
     api: Api,
     stream: bool,
     request: PathBuf,
@@ -63,13 +64,16 @@ impl Curl {
         for answer in &answers {
             arguments.extend([format!("{}{path}", server.base_url), "--output".into(), answer.display().to_string()]);
         }
-        Self { arguments, client: client.to_owned(), api, stream, request, answers, _directory: directory }
+        let is_plain = server.base_url.starts_with("http:");
+        Self { arguments, client: client.to_owned(), is_plain, api, stream, request, answers, _directory: directory }
     }
 
     /// Speaks this version of HTTP, `1.1` or `2`; by itself, curl takes HTTP/2 where the server has it.
     #[must_use]
     pub fn http(mut self, version: &str) -> Self {
-        self.arguments.push(format!("--http{version}"));
+        // Without TLS there is nothing by which to agree on HTTP/2.
+        let known = if self.is_plain && version == "2" { "-prior-knowledge" } else { "" };
+        self.arguments.push(format!("--http{version}{known}"));
         self
     }
 
@@ -142,6 +146,7 @@ impl Curl {
             error: None,
             status: None,
             pid: None,
+            took_ms: None,
         }
     }
 }

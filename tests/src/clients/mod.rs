@@ -30,6 +30,8 @@ pub struct Seen {
     pub error: Option<String>,
     pub status: Option<u16>,
     pub pid: Option<u32>,
+    /// From the first byte that was sent to the last one that came, where the client measures it.
+    pub took_ms: Option<u64>,
 }
 
 impl Seen {
@@ -113,7 +115,7 @@ impl Client {
 
     /// Gives `command` what the client needs in its environment.
     pub fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        for proxy in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        for proxy in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, OsStr::new(value))))

@@ -29,6 +29,7 @@ use hyper_util::{
 };
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
@@ -62,6 +63,8 @@ pub struct Config {
     pub stall: Duration,
     /// Compress answers for clients that accept gzip.
     pub gzip: bool,
+    /// Speak HTTP without TLS, HTTP/2 by prior knowledge.
+    pub plain: bool,
     /// Where `ca.pem` and `truth.jsonl` go; a temporary directory if there is none.
     pub directory: Option<PathBuf>,
 }
@@ -77,6 +80,7 @@ impl Default for Config {
             delay: Duration::ZERO,
             stall: Duration::ZERO,
             gzip: false,
+            plain: false,
             directory: None,
         }
     }
@@ -86,7 +90,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct ModelServer {
     pub addr: SocketAddr,
-    /// `https://localhost:PORT`, without a path.
+    /// `https://localhost:PORT`, without a path; `http` where it is plain.
     pub base_url: String,
     /// PEM file by which clients trust the server (`SSL_CERT_FILE`).
     pub ca_path: PathBuf,
@@ -137,8 +141,9 @@ impl ModelServer {
         let listener =
             runtime.block_on(TcpListener::bind(address)).with_context(|| format!("listening on {address}"))?;
         let addr = listener.local_addr()?;
+        let scheme = if config.plain { "http" } else { "https" };
+        let acceptor = (!config.plain).then(|| TlsAcceptor::from(Arc::new(identity.tls)));
         let service = Arc::new(Service::new(config, Arc::clone(&book)));
-        let acceptor = TlsAcceptor::from(Arc::new(identity.tls));
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("model-server".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -151,7 +156,7 @@ impl ModelServer {
         })?;
         Ok(Self {
             addr,
-            base_url: format!("https://localhost:{}", addr.port()),
+            base_url: format!("{scheme}://localhost:{}", addr.port()),
             ca_path,
             truth_path,
             book,
@@ -187,7 +192,7 @@ impl Drop for ModelServer {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, service: Arc<Service>) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, service: Arc<Service>) {
     let mut connection = 0;
     loop {
         match listener.accept().await {
@@ -205,12 +210,22 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, service: Arc<Servi
 }
 
 /// Serves a connection to its end. How it ends is in the truth; errors of a connection are the client's business.
-async fn serve(stream: TcpStream, acceptor: TlsAcceptor, origin: Origin, service: Arc<Service>) {
+async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, origin: Origin, service: Arc<Service>) {
     // Without this, small events of a stream wait for one another.
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Ok(stream) = acceptor.accept(stream).await else { return };
+    match acceptor {
+        None => speak(stream, origin, service).await,
+        Some(acceptor) => {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                speak(stream, origin, service).await;
+            }
+        }
+    }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, origin: Origin, service: Arc<Service>) {
     let answer = service_fn(move |request| Arc::clone(&service).answer(origin, request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(KEEP_ALIVE);

@@ -19,7 +19,7 @@ fn billed_before(truths: &[Truth], moment_us: u64) -> PicoUsd {
 
 /// No request has arrived once the cap was reached, and less than one call was spent above it.
 #[track_caller]
-fn assert_capped(truths: &[Truth]) {
+pub fn assert_capped(truths: &[Truth]) {
     for truth in truths {
         let before = billed_before(truths, truth.arrived_us);
         assert!(before < cap(), "request {} arrived when {before} pico-USD had been billed: {truth:?}", truth.number);
@@ -55,7 +55,7 @@ fn assert_explained(bench: &Bench, task: &str, seen: &[Seen]) -> Report {
 }
 
 #[track_caller]
-fn run_to_the_cap(bench: &Bench, task: &str, client: &Client) -> Report {
+pub fn run_to_the_cap(bench: &Bench, task: &str, client: &Client) -> Report {
     let output = bench.daemon.run(task, CAP, client);
     assert_exit(&output, 137);
     let stderr = text(&output.stderr);

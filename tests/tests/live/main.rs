@@ -7,6 +7,7 @@ mod concurrency;
 mod ladder;
 mod metering;
 mod neighbours;
+mod plaintext;
 mod refusals;
 mod restart;
 mod terminal;

@@ -14,7 +14,7 @@ use super::{AMPLE, Bench, assert_exit, assert_usd, file_name, python, text};
 
 /// Compares a task's report with the truth of the client that ran in it. All of its calls have told their usage.
 #[track_caller]
-fn assert_metered(bench: &Bench, task: &str) -> Report {
+pub fn assert_metered(bench: &Bench, task: &str) -> Report {
     let truths = bench.server.truth_of(task);
     let calls: Vec<_> = truths.iter().filter_map(|truth| truth.call.as_ref()).collect();
     let count = u64::try_from(calls.len()).expect("a count");
@@ -58,7 +58,7 @@ fn assert_metered(bench: &Bench, task: &str) -> Report {
     report
 }
 
-fn sdk_is_metered(bench: &Bench, name: &str, sdk: impl Fn(&str) -> Client) {
+pub fn sdk_is_metered(bench: &Bench, name: &str, sdk: impl Fn(&str) -> Client) {
     for mode in ["sync", "async", "threads", "gather"] {
         for stream in [false, true] {
             let calls = if matches!(mode, "threads" | "gather") { "20" } else { "5" };
@@ -114,7 +114,7 @@ fn curl_is_metered_to_the_token() {
     bench.assert_lossless();
 }
 
-fn run_arguments<'a>(task: &'a str, command: &'a [String]) -> Vec<&'a str> {
+pub fn run_arguments<'a>(task: &'a str, command: &'a [String]) -> Vec<&'a str> {
     ["run", "--task", task, "--budget", AMPLE, "--"].into_iter().chain(command.iter().map(String::as_str)).collect()
 }
 

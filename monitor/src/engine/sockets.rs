@@ -1,0 +1,105 @@
+//! Requests that wait in sockets.
+//!
+//! A process that sends plaintext is stopped only after its system call: what it has sent lies in the socket, which may not send it yet, and its
+//! records come before it is decided whether the request may go. They are kept back until then.
+
+use std::{collections::HashSet, thread};
+
+use super::{held::HeldProcess, state::Engine};
+use crate::{
+    enforce::{end_sockets, send_again},
+    probe::{ConnectionId, Event, Pid, Slot, Transport},
+    wire::{Direction, StreamOffset},
+};
+
+/// An event that waits for a decision.
+pub struct KeptBack {
+    connection: ConnectionId,
+    time: u64,
+    what: What,
+}
+
+enum What {
+    Data { slot: Slot, direction: Direction, offset: StreamOffset, bytes: Box<[u8]> },
+    Closed,
+}
+
+impl KeptBack {
+    fn event(&self) -> Event<'_> {
+        let connection = self.connection;
+        match &self.what {
+            What::Data { slot, direction, offset, bytes } => {
+                Event::Data { connection, slot: *slot, direction: *direction, offset: *offset, bytes }
+            }
+            What::Closed => Event::Closed { connection },
+        }
+    }
+}
+
+impl Engine {
+    /// Keeps an event back if a request waits on its connection.
+    pub fn is_kept_back(&mut self, event: &Event<'_>, time: u64) -> bool {
+        let (Event::Data { connection, .. } | Event::Closed { connection }) = *event else { return false };
+        if connection.transport != Transport::Socket {
+            return false;
+        }
+        let Some(process) = self.held.get_mut(&connection.pid) else { return false };
+        if !process.requests.iter().any(|request| request.connection == connection) {
+            return false;
+        }
+        let what = match *event {
+            Event::Data { slot, direction, offset, bytes, .. } => {
+                What::Data { slot, direction, offset, bytes: bytes.into() }
+            }
+            _ => What::Closed,
+        };
+        process.kept_back.push(KeptBack { connection, time, what });
+        true
+    }
+
+    /// Every request of the process may go.
+    pub fn let_sockets_send(&mut self, process: &HeldProcess) {
+        for request in &process.requests {
+            if let Some(fd) = request.fd {
+                self.probes.release_socket(request.connection.object);
+                let pid: Pid = request.connection.pid;
+                if let Err(error) = send_again(pid, fd) {
+                    tracing::debug!("descriptor {fd} of process {pid} sends when TCP tries again: {error}");
+                }
+            }
+        }
+    }
+
+    /// None of it will leave; connections may have ended meanwhile.
+    pub fn drop_kept_back(&mut self, process: HeldProcess) {
+        for kept in process.kept_back {
+            if matches!(kept.what, What::Closed) {
+                self.on_event(&kept.event(), kept.time);
+            }
+        }
+    }
+
+    /// Processes of a task are gone that were stopped after they had handed requests to sockets: these would go on trying to send them.
+    pub fn end_held_sockets(&self, slot: Slot) {
+        let cookies: HashSet<u64> = self.probes.held_sockets(slot).into_iter().collect();
+        if cookies.is_empty() {
+            return;
+        }
+        let work = move || match end_sockets(&cookies) {
+            Ok(ended) => tracing::debug!("{ended} sockets ended that were kept from sending"),
+            Err(error) => {
+                tracing::warn!("{error}; as long as the daemon runs, what waits in these sockets does not leave")
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("end-sockets".into()).spawn(work) {
+            tracing::warn!("cannot start a thread: {error}");
+        }
+    }
+
+    /// The records that waited with them.
+    pub fn take_kept_back(&mut self, process: HeldProcess) {
+        for kept in process.kept_back {
+            self.on_event(&kept.event(), kept.time);
+        }
+    }
+}
