@@ -77,18 +77,25 @@ pub struct Kernel {
     pub processes: u32,
     /// Connections of tasks that can be followed at once.
     pub connections: u32,
+    /// Whether HTTP without TLS is metered, too.
+    pub plaintext: bool,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        let Capacity { ring_bytes, processes, connections } = Capacity::default();
-        Self { ring_mib: ring_bytes >> 20, processes, connections }
+        let Capacity { ring_bytes, processes, connections, sees_plaintext } = Capacity::default();
+        Self { ring_mib: ring_bytes >> 20, processes, connections, plaintext: sees_plaintext }
     }
 }
 
 impl Kernel {
     pub fn capacity(&self) -> Capacity {
-        Capacity { ring_bytes: self.ring_mib << 20, processes: self.processes, connections: self.connections }
+        Capacity {
+            ring_bytes: self.ring_mib << 20,
+            processes: self.processes,
+            connections: self.connections,
+            sees_plaintext: self.plaintext,
+        }
     }
 }
 

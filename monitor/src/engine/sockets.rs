@@ -88,7 +88,7 @@ impl Engine {
         let work = move || match end_sockets(&cookies) {
             Ok(ended) => tracing::debug!("{ended} sockets ended that were kept from sending"),
             Err(error) => {
-                tracing::warn!("{error}; as long as the daemon runs, what waits in these sockets does not leave")
+                tracing::warn!("{error}; as long as the daemon runs, what waits in these sockets does not leave");
             }
         };
         if let Err(error) = thread::Builder::new().name("end-sockets".into()).spawn(work) {

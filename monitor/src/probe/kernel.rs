@@ -40,12 +40,12 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("syscalls", "sys_exit_mmap"),
     ("syscalls", "sys_enter_mprotect"),
 ];
-/// What denies connections; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
-/// What drops the packets of sockets that are held; attached there too.
+/// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
 const EGRESS: &str = "hold_egress";
 /// System calls on sockets, and ends of connections.
 const RAW_TRACEPOINTS: [(&str, &str); 3] =
     [("socket_enter", "sys_enter"), ("socket_exit", "sys_exit"), ("socket_state", "inet_sock_set_state")];
+/// What denies connections; attached there too.
 const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
 const MEMBERS: [(&str, &str, &str); 20] = [
@@ -104,11 +104,13 @@ pub struct Capacity {
     pub ring_bytes: u32,
     pub processes: u32,
     pub connections: u32,
+    /// Whether system calls on sockets are looked at: it makes every system call of the host dearer.
+    pub sees_plaintext: bool,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { ring_bytes: 32 * 1024 * 1024, processes: 65_536, connections: 65_536 }
+        Self { ring_bytes: 32 * 1024 * 1024, processes: 65_536, connections: 65_536, sees_plaintext: true }
     }
 }
 
@@ -169,7 +171,7 @@ impl Probes {
             loader.override_global(variable, offset, true);
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
-        load_programs(&mut ebpf, root)?;
+        load_programs(&mut ebpf, root, capacity.sees_plaintext)?;
         let mut ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
@@ -287,7 +289,7 @@ fn load_error(error: impl std::error::Error) -> LoadError {
 const ERROR_HEAD: usize = 160;
 const ERROR_TAIL: usize = 320;
 
-fn load_programs(ebpf: &mut Ebpf, root: &File) -> Result<(), LoadError> {
+fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(), LoadError> {
     let missing = |name: &str| LoadError::Load(format!("the embedded object has no program `{name}`"));
     for name in Program::ALL.map(Program::name) {
         let program: &mut UProbe = ebpf
@@ -313,7 +315,7 @@ fn load_programs(ebpf: &mut Ebpf, root: &File) -> Result<(), LoadError> {
         .map_err(|error: aya::programs::ProgramError| load_error(error))?;
     program.load().map_err(load_error)?;
     program.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
-    for (name, tracepoint) in RAW_TRACEPOINTS {
+    for (name, tracepoint) in RAW_TRACEPOINTS.into_iter().filter(|_| sees_plaintext) {
         let program: &mut RawTracePoint = ebpf
             .program_mut(name)
             .ok_or_else(|| missing(name))?
