@@ -17,7 +17,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -31,6 +31,9 @@ const PACKAGES: [(&str, &str); 16] = [
     ("libssl3", "the TLS library that is probed"),
     ("curl", "a client of the tests"),
     ("wget", "a client of the tests, with GnuTLS"),
+    ("gnutls-bin", "a client of the tests, with GnuTLS"),
+    ("python3-pycurl", "a client of the tests, curl with GnuTLS"),
+    ("nodejs", "a client of the tests"),
     ("mount", "tests that mount what containers do"),
     ("python3-venv", "clients of the tests, the sample agent"),
     ("util-linux", "tests that take a kernel's features away"),

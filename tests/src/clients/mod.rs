@@ -1,6 +1,7 @@
 //! Real clients of the model server, and what each says it saw.
 
 mod curl;
+pub mod matrix;
 mod python_env;
 
 use std::{

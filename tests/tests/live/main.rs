@@ -5,6 +5,7 @@ mod attach;
 mod cap;
 mod concurrency;
 mod ladder;
+mod matrix;
 mod metering;
 mod neighbours;
 mod plaintext;

@@ -14,7 +14,7 @@ use super::{AMPLE, Bench, assert_exit, assert_usd, file_name, python, text};
 
 /// Compares a task's report with the truth of the client that ran in it. All of its calls have told their usage.
 #[track_caller]
-pub fn assert_metered(bench: &Bench, task: &str) -> Report {
+pub(super) fn assert_metered(bench: &Bench, task: &str) -> Report {
     let truths = bench.server.truth_of(task);
     let calls: Vec<_> = truths.iter().filter_map(|truth| truth.call.as_ref()).collect();
     let count = u64::try_from(calls.len()).expect("a count");
