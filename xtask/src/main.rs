@@ -31,6 +31,8 @@ enum Xtask {
     Fuzz(fuzz::Args),
     /// Measure how fast the pure rooms are
     Bench(bench::Args),
+    /// Write what the live tests of the client matrix showed into the README
+    Matrix,
     /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
     Prices(prices::Args),
 }
@@ -43,6 +45,11 @@ fn main() -> ExitCode {
         Xtask::Test(args) => test::run(&args).map(done),
         Xtask::Fuzz(args) => fuzz::run(&args).map(done),
         Xtask::Bench(args) => bench::run(&args).map(done),
+        Xtask::Matrix => {
+            let mut run = cargo();
+            run.args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "client-matrix"]);
+            command::run(&mut run).map(done)
+        }
         Xtask::Prices(args) => prices::run(&args).map(done),
     };
     result.unwrap_or_else(|error| {

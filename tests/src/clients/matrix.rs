@@ -42,6 +42,9 @@ pub struct Shown {
     pub failure: Option<String>,
 }
 
+/// Every group: its name, which its file of results has too, and its clients.
+pub const GROUPS: [(&str, &[Row]); 3] = [("debian", DEBIAN), ("python", PYTHON), ("node", NODE)];
+
 /// Calls of a client: two APIs, each whole and streamed.
 pub const CALLS: usize = 4;
 
@@ -50,24 +53,30 @@ pub const DEBIAN: &[Row] = &[
         name: "curl, HTTP/1.1",
         tls: "OpenSSL, shared",
         start: CURL_1,
-        version: "curl --version",
+        version: "curl --version | cut -d' ' -f1,2,5",
         expected: Expected::Exact,
     },
     Row {
         name: "curl, HTTP/2",
         tls: "OpenSSL, shared",
         start: CURL_2,
-        version: "curl --version",
+        version: "curl --version | cut -d' ' -f1,2,5",
         expected: Expected::Exact,
     },
     Row {
         name: "pycurl (libcurl-gnutls)",
         tls: "GnuTLS, shared",
         start: r#"exec /usr/bin/python3 "$SCRIPTS/matrix.py" pycurl"#,
-        version: "/usr/bin/python3 -c 'import pycurl; print(pycurl.version)'",
+        version: "/usr/bin/python3 -c 'import pycurl; print(*pycurl.version.split()[:3])'",
         expected: Expected::Exact,
     },
-    Row { name: "wget", tls: "GnuTLS, shared", start: WGET, version: "wget --version", expected: Expected::Exact },
+    Row {
+        name: "wget",
+        tls: "GnuTLS, shared",
+        start: WGET,
+        version: "wget --version | cut -d' ' -f1-3",
+        expected: Expected::Exact,
+    },
     Row {
         name: "gnutls-cli",
         tls: "GnuTLS, shared",
@@ -143,6 +152,27 @@ const fn node(name: &'static str, start: &'static str) -> Row {
     }
 }
 
+/// What stands around the table in `README.md`.
+pub const MARKERS: [&str; 2] = ["<!-- matrix -->\n", "<!-- /matrix -->"];
+
+/// A line of the table: client, TLS, result, and the version that was tried.
+pub fn line(name: &str, tls: &str, expected: Expected, version: &str) -> String {
+    let result = match expected {
+        Expected::Exact => "exact",
+        Expected::Uncovered => "uncovered",
+    };
+    format!("| {name} | {tls} | {result} | {version} |\n")
+}
+
+/// The table's head.
+pub const HEAD: &str = "| client | TLS | result | tried with |\n|---|---|---|---|\n";
+
+/// The text between the markers.
+pub fn section(readme: &str) -> Option<&str> {
+    let [start, end] = MARKERS;
+    readme.split_once(start)?.1.split_once(end).map(|(section, _)| section)
+}
+
 impl Row {
     /// The client's tag in the server's truth and its task: its name in letters that both take.
     pub fn tag(&self) -> String {
@@ -208,4 +238,25 @@ pub fn write_bodies(directory: &Path) {
 fn write(directory: &Path, name: &str, path: &str, body: &Value) {
     fs::write(directory.join(format!("{name}.json")), body.to_string()).expect("writing a body");
     fs::write(directory.join(format!("{name}.json.path")), path).expect("writing a path");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{GROUPS, HEAD, line, section};
+    use crate::build_tree;
+
+    /// Versions aside: those are of the machine that tried last. That the result holds is what the live tests show.
+    #[test]
+    fn the_readme_has_every_client_and_no_other() {
+        let readme = fs::read_to_string(build_tree::workspace().join("README.md")).expect("README.md");
+        let rows = section(&readme).and_then(|section| section.strip_prefix(HEAD)).expect("the table and its markers");
+        let without_version = |row: &str| row.rsplitn(3, '|').nth(2).unwrap_or_default().to_owned();
+        let told: Vec<_> = rows.lines().map(without_version).collect();
+        let tables = GROUPS.iter().flat_map(|(_, rows)| rows.iter());
+        let expected: Vec<_> =
+            tables.map(|row| without_version(line(row.name, row.tls, row.expected, "").trim_end())).collect();
+        assert_eq!(told, expected, "run the live tests, then `cargo xtask matrix`");
+    }
 }
