@@ -1,6 +1,9 @@
 //! Decisions become effects on tasks: at once in the kernel, then, on threads of their own, on processes and connections, until confirmed.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     clock::boot_nanoseconds,
@@ -16,6 +19,9 @@ use crate::{
     probe::{Pid, Slot},
     task::AccountName,
 };
+
+/// How long a task's refusals are not said again.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What is in force on a task beside its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,8 +197,24 @@ impl Engine {
         let Some(process) = self.held.get_mut(&pid).filter(|process| !process.is_refused) else { return };
         process.is_refused = true;
         let slot = process.slot;
-        self.decide(slot, Kind::Refused, format!("a request of process {pid}: {reason}"));
+        self.say_refused(slot, pid, reason);
         self.spawn(slot, "refuse", move || Done::Refused(pid, end_connections(&[pid], Which::All)));
+    }
+
+    /// Says a refusal, and the next ones of an agent that tries again and again every now and then, with their number.
+    fn say_refused(&mut self, slot: Slot, pid: Pid, reason: &Reason) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        let unsaid = match &mut task.refused {
+            Some((said, unsaid)) if said.elapsed() < QUIET => {
+                *unsaid += 1;
+                return;
+            }
+            Some((_, unsaid)) => *unsaid,
+            None => 0,
+        };
+        task.refused = Some((Instant::now(), 0));
+        let others = if unsaid > 0 { format!(" (and {unsaid} before it)") } else { String::new() };
+        self.decide(slot, Kind::Refused, format!("a request of process {pid}: {reason}{others}"));
     }
 
     pub fn on_effect(&mut self, effect: Effect) {

@@ -124,6 +124,7 @@ impl Engine {
             unpriced: 0,
             unread: 0,
             charged: Default::default(),
+            refused: None,
             said_unpriced: Default::default(),
         };
         self.tasks.insert(slot, task);

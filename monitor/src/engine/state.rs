@@ -127,6 +127,8 @@ pub struct Task {
     pub unread: u64,
     /// Response ids of calls that were charged, for answers that are looked at again.
     pub charged: HashSet<Box<str>>,
+    /// When a refusal was last said, and how many there were since.
+    pub refused: Option<(Instant, u64)>,
     /// Models that were said to have no price.
     pub said_unpriced: HashSet<String>,
 }
