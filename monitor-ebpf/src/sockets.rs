@@ -15,12 +15,12 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid,
         generated::{
             bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel,
-            bpf_skb_load_bytes,
+            bpf_skb_load_bytes, bpf_task_pt_regs,
         },
     },
-    macros::{cgroup_skb, map, raw_tracepoint},
+    macros::{cgroup_skb, map, raw_tracepoint, tracepoint},
     maps::PerCpuArray,
-    programs::{RawTracePointContext, SkBuffContext, SockAddrContext},
+    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, TracePointContext},
 };
 use monitor_common::{
     Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, GATE_SHUT, KIND_CLOSE, KIND_DATA,
@@ -31,6 +31,7 @@ use crate::{
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
+    process::field,
     record::{emit, emit_bytes, header},
     requests::read_user,
     tls::{HELD_BYTES, judge, upgrade},
@@ -55,6 +56,16 @@ static FILE_PRIVATE: u32 = 0;
 static SOCKET_SOCK: u32 = 0;
 #[unsafe(no_mangle)]
 static SOCK_COOKIE: u32 = 0;
+#[unsafe(no_mangle)]
+static SOCK_PROTOCOL: u32 = 0;
+
+/// Offsets of tracepoint fields, as in `process.rs`; the same for every system call.
+#[unsafe(no_mangle)]
+static ENTER_NUMBER: u32 = 0;
+#[unsafe(no_mangle)]
+static EXIT_NUMBER: u32 = 0;
+#[unsafe(no_mangle)]
+static EXIT_RESULT: u32 = 0;
 
 /// Kinds of files (`linux/stat.h`).
 const S_IFMT: u16 = 0o170_000;
@@ -92,8 +103,7 @@ mod abi {
     pub const SPLICE: u64 = 275;
     /// `rdi, rsi, rdx, r10`
     pub const ARGUMENTS: [u32; 4] = [112, 104, 96, 56];
-    /// Still there when the call returns: number and first argument.
-    pub const NUMBER: u32 = 120;
+    /// The first argument, still there when the call returns.
     pub const FIRST: u32 = 112;
 }
 
@@ -110,7 +120,6 @@ mod abi {
     pub const SENDMSG: u64 = 211;
     pub const RECVMSG: u64 = 212;
     pub const ARGUMENTS: [u32; 4] = [0, 8, 16, 24];
-    pub const NUMBER: u32 = 280;
     pub const FIRST: u32 = 272;
 }
 
@@ -154,6 +163,13 @@ pub fn connecting(ctx: &SockAddrContext, process: &Process) {
     }
     // SAFETY: the context of the running program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    begin(cookie, process);
+}
+
+/// A connection of which nothing is known.
+#[inline(always)]
+fn begin(cookie: u64, process: &Process) {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let fresh = Connection {
         process_born: process.born,
         // SAFETY: takes no arguments.
@@ -186,9 +202,37 @@ fn connected_process() -> Option<Process> {
     (process.connects != 0).then_some(*process)
 }
 
-/// The cookie of the socket behind a descriptor of the current process; 0 for anything else.
+/// The connection behind a descriptor of the current process, with the cookie of its socket.
 #[inline(always)]
-fn cookie_of(fd: u64) -> u64 {
+fn connection_of(fd: u64, process: &Process) -> Option<(u64, *mut Connection)> {
+    let sock = sock_of(fd);
+    let cookie = read_kernel::<u64>(sock, &SOCK_COOKIE);
+    if cookie == 0 {
+        return None;
+    }
+    let connection = CONNECTIONS.get_ptr_mut(&key(cookie)).or_else(|| {
+        // It was made before anybody followed the process, or not by it.
+        if u32::from(read_kernel::<u16>(sock, &SOCK_PROTOCOL)) != IPPROTO_TCP {
+            return None;
+        }
+        begin(cookie, process);
+        CONNECTIONS.get_ptr_mut(&key(cookie))
+    })?;
+    Some((cookie, connection))
+}
+
+/// The registers with which the current thread has entered the kernel.
+#[inline(always)]
+fn registers() -> u64 {
+    // SAFETY: takes no arguments.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: the current task.
+    unsafe { bpf_task_pt_regs(task) as u64 }
+}
+
+/// The `struct sock` behind a descriptor of the current process; 0 for anything else.
+#[inline(always)]
+fn sock_of(fd: u64) -> u64 {
     // SAFETY: takes no arguments.
     let task = unsafe { bpf_get_current_task_btf() } as u64;
     let table = read_kernel::<u64>(read_kernel::<u64>(task, &TASK_FILES), &FILES_TABLE);
@@ -200,8 +244,7 @@ fn cookie_of(fd: u64) -> u64 {
     if read_kernel::<u16>(inode, &INODE_MODE) & S_IFMT != S_IFSOCK {
         return 0;
     }
-    let sock = read_kernel::<u64>(read_kernel::<u64>(file, &FILE_PRIVATE), &SOCKET_SOCK);
-    read_kernel::<u64>(sock, &SOCK_COOKIE)
+    read_kernel::<u64>(read_kernel::<u64>(file, &FILE_PRIVATE), &SOCKET_SOCK)
 }
 
 /// Eight bytes of kernel memory; 0 where they cannot be read.
@@ -218,18 +261,14 @@ fn argument(regs: u64, index: usize) -> u64 {
     kernel_word(regs + u64::from(abi::ARGUMENTS[index]))
 }
 
-/// A system call begins.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn socket_enter(ctx: RawTracePointContext) -> i32 {
-    let number: u64 = ctx.arg(1);
-    if !matches!(number, abi::WRITE | abi::WRITEV | abi::SENDTO | abi::SENDMSG) {
-        return 0;
-    }
+/// A system call that sends begins.
+#[tracepoint]
+pub fn socket_enter(ctx: TracePointContext) -> u32 {
     let Some(process) = connected_process() else { return 0 };
-    let regs: u64 = ctx.arg(0);
+    let number = u64::from(field::<u32>(&ctx, &ENTER_NUMBER));
+    let regs = registers();
     let fd = argument(regs, 0) & 0xffff_ffff;
-    let cookie = cookie_of(fd);
-    let Some(connection) = CONNECTIONS.get_ptr_mut(&key(cookie)) else { return 0 };
+    let Some((cookie, connection)) = connection_of(fd, &process) else { return 0 };
     // SAFETY: a live map value; programs send on a connection from one thread at a time.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_IGNORE {
@@ -357,24 +396,23 @@ fn hold(cookie: u64, slot: u32) -> bool {
 }
 
 /// A system call has returned.
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn socket_exit(ctx: RawTracePointContext) -> i32 {
-    let passed: i64 = ctx.arg(1);
+#[tracepoint]
+pub fn socket_exit(ctx: TracePointContext) -> u32 {
+    let Some(process) = connected_process() else { return 0 };
+    let passed = field::<i64>(&ctx, &EXIT_RESULT);
     if passed <= 0 {
         return 0;
     }
-    let regs: u64 = ctx.arg(0);
-    let number = kernel_word(regs + u64::from(abi::NUMBER)) & 0xffff_ffff;
+    let number = u64::from(field::<u32>(&ctx, &EXIT_NUMBER));
+    let regs = registers();
     let sent = match number {
         abi::WRITE | abi::WRITEV | abi::SENDTO | abi::SENDMSG | abi::SENDFILE | abi::SPLICE => 1,
         abi::READ | abi::READV | abi::RECVFROM | abi::RECVMSG => 0,
         _ => return 0,
     };
-    let Some(process) = connected_process() else { return 0 };
     // `sendfile(out, in, …)`, `splice(in, offset, out, …)`
     let fd = if number == abi::SPLICE { argument(regs, 2) } else { kernel_word(regs + u64::from(abi::FIRST)) };
-    let cookie = cookie_of(fd & 0xffff_ffff);
-    let Some(connection) = CONNECTIONS.get_ptr_mut(&key(cookie)) else { return 0 };
+    let Some((cookie, connection)) = connection_of(fd & 0xffff_ffff, &process) else { return 0 };
     // SAFETY: a live map value; programs use a direction of a connection from one thread at a time.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_IGNORE {

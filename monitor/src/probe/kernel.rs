@@ -42,13 +42,17 @@ const TRACEPOINTS: [(&str, &str); 5] = [
 ];
 /// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
 const EGRESS: &str = "hold_egress";
-/// System calls on sockets, and ends of connections.
-const RAW_TRACEPOINTS: [(&str, &str); 3] =
-    [("socket_enter", "sys_enter"), ("socket_exit", "sys_exit"), ("socket_state", "inet_sock_set_state")];
+/// System calls that send, looked at when they begin, and those that pass bytes, when they return. Each has a tracepoint of its own: one for all of
+/// them would cost every system call of the host some 100 ns at both ends.
+const SENDING: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
+const PASSING: [&str; 10] =
+    ["write", "writev", "sendto", "sendmsg", "sendfile64", "splice", "read", "readv", "recvfrom", "recvmsg"];
+/// Ends of connections.
+const RAW_TRACEPOINTS: [(&str, &str); 1] = [("socket_state", "inet_sock_set_state")];
 /// What denies connections; attached there too.
 const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
-const MEMBERS: [(&str, &str, &str); 20] = [
+const MEMBERS: [(&str, &str, &str); 21] = [
     ("VMA_START", "vm_area_struct", "vm_start"),
     ("VMA_END", "vm_area_struct", "vm_end"),
     ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
@@ -70,14 +74,18 @@ const MEMBERS: [(&str, &str, &str); 20] = [
     ("SOCKET_SOCK", "socket", "sk"),
     // A `sock` begins with its `sock_common`.
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
+    ("SOCK_PROTOCOL", "sock", "sk_protocol"),
 ];
-const FIELDS: [(&str, &str, &str); 6] = [
+const FIELDS: [(&str, &str, &str); 9] = [
     ("NEWTASK_PID", "task/task_newtask", "pid"),
     ("NEWTASK_CLONE_FLAGS", "task/task_newtask", "clone_flags"),
     ("EXEC_FILENAME", "sched/sched_process_exec", "filename"),
     ("MMAP_RET", "syscalls/sys_exit_mmap", "ret"),
     ("MPROTECT_START", "syscalls/sys_enter_mprotect", "start"),
     ("MPROTECT_PROT", "syscalls/sys_enter_mprotect", "prot"),
+    ("ENTER_NUMBER", "syscalls/sys_enter_write", "__syscall_nr"),
+    ("EXIT_NUMBER", "syscalls/sys_exit_write", "__syscall_nr"),
+    ("EXIT_RESULT", "syscalls/sys_exit_write", "ret"),
 ];
 
 /// Why the programs are not running, each with what to do about it.
@@ -315,7 +323,8 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
         .map_err(|error: aya::programs::ProgramError| load_error(error))?;
     program.load().map_err(load_error)?;
     program.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
-    for (name, tracepoint) in RAW_TRACEPOINTS.into_iter().filter(|_| sees_plaintext) {
+    let (sending, passing) = if sees_plaintext { (&SENDING[..], &PASSING[..]) } else { (&[][..], &[][..]) };
+    for (name, tracepoint) in RAW_TRACEPOINTS {
         let program: &mut RawTracePoint = ebpf
             .program_mut(name)
             .ok_or_else(|| missing(name))?
@@ -323,6 +332,17 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
             .map_err(|error: aya::programs::ProgramError| load_error(error))?;
         program.load().map_err(load_error)?;
         program.attach(tracepoint).map_err(load_error)?;
+    }
+    for (name, edge, calls) in [("socket_enter", "enter", sending), ("socket_exit", "exit", passing)] {
+        let program: &mut TracePoint = ebpf
+            .program_mut(name)
+            .ok_or_else(|| missing(name))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        program.load().map_err(load_error)?;
+        for call in calls {
+            program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
+        }
     }
     for (category, name) in TRACEPOINTS {
         let program: &mut TracePoint = ebpf
@@ -392,9 +412,11 @@ impl Memberships {
         self.cgroups.remove(&cgroup).ok();
     }
 
-    /// Makes a process a member whatever its cgroup.
+    /// Makes a process a member whatever its cgroup. One that was `born` at 0 is older than anything that is known, and may have connections.
     pub fn adopt(&mut self, pid: Pid, slot: Slot, born: u64) -> io::Result<()> {
-        self.processes.insert(pid, Process { born, slot: slot.0, connects: 1 }, 0).map_err(io::Error::other)
+        self.processes
+            .insert(pid, Process { born, slot: slot.0, connects: u32::from(born == 0) }, 0)
+            .map_err(io::Error::other)
     }
 
     pub fn forget(&mut self, pid: Pid) {
