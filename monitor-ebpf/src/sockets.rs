@@ -47,7 +47,7 @@ static TABLE_SIZE: u32 = 0;
 #[unsafe(no_mangle)]
 static TABLE_FILES: u32 = 0;
 #[unsafe(no_mangle)]
-static SOCKETS_FILE_INODE: u32 = 0;
+static SOCKET_FILE_INODE: u32 = 0;
 #[unsafe(no_mangle)]
 static INODE_MODE: u32 = 0;
 #[unsafe(no_mangle)]
@@ -129,7 +129,7 @@ struct Scratch {
     call: Call,
     /// The connection as it will be when what is being sent has left.
     ahead: Connection,
-    /// Where the connection lies in memory for `struct iovec`s; 0: one buffer, in `call`.
+    /// Where the `struct iovec`s of the call lie; 0: there is one buffer, in `call`.
     pieces: u64,
     /// Bytes that passed and have not been dealt with.
     left: u64,
@@ -240,7 +240,7 @@ fn sock_of(fd: u64) -> u64 {
         return 0;
     }
     let file = kernel_word(read_kernel::<u64>(table, &TABLE_FILES) + fd * 8);
-    let inode = read_kernel::<u64>(file, &SOCKETS_FILE_INODE);
+    let inode = read_kernel::<u64>(file, &SOCKET_FILE_INODE);
     if read_kernel::<u16>(inode, &INODE_MODE) & S_IFMT != S_IFSOCK {
         return 0;
     }

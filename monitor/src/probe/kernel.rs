@@ -68,7 +68,7 @@ const MEMBERS: [(&str, &str, &str); 21] = [
     ("FILES_TABLE", "files_struct", "fdt"),
     ("TABLE_SIZE", "fdtable", "max_fds"),
     ("TABLE_FILES", "fdtable", "fd"),
-    ("SOCKETS_FILE_INODE", "file", "f_inode"),
+    ("SOCKET_FILE_INODE", "file", "f_inode"),
     ("INODE_MODE", "inode", "i_mode"),
     ("FILE_PRIVATE", "file", "private_data"),
     ("SOCKET_SOCK", "socket", "sk"),
