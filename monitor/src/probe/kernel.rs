@@ -13,7 +13,10 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, RawTracePoint, TracePoint, UProbe},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, RawTracePoint,
+        TracePoint, UProbe,
+    },
 };
 use monitor_common::{Counters, Gate, Process};
 use tokio::{
@@ -27,7 +30,7 @@ use super::{
     event::{Event, Pid, Slot},
     finder::{self, SignatureError, Signatures},
     known::Known,
-    plan::Program,
+    plan::Program as Probe,
     tracefs,
 };
 
@@ -297,59 +300,42 @@ fn load_error(error: impl std::error::Error) -> LoadError {
 const ERROR_HEAD: usize = 160;
 const ERROR_TAIL: usize = 320;
 
+/// A program of the object, as what it is.
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let missing = || LoadError::Load(format!("the embedded object has no program `{name}`"));
+    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(load_error)
+}
+
 fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(), LoadError> {
-    let missing = |name: &str| LoadError::Load(format!("the embedded object has no program `{name}`"));
-    for name in Program::ALL.map(Program::name) {
-        let program: &mut UProbe = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(name))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
-        program.load().map_err(load_error)?;
+    for name in Probe::ALL.map(Probe::name) {
+        program::<UProbe>(ebpf, name)?.load().map_err(load_error)?;
     }
     for name in CONNECT {
-        let program: &mut CgroupSockAddr = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(name))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
         program.load().map_err(load_error)?;
         program.attach(root, CgroupAttachMode::Single).map_err(load_error)?;
     }
-    let program: &mut CgroupSkb = ebpf
-        .program_mut(EGRESS)
-        .ok_or_else(|| missing(EGRESS))?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| load_error(error))?;
-    program.load().map_err(load_error)?;
-    program.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
-    let (sending, passing) = if sees_plaintext { (&SENDING[..], &PASSING[..]) } else { (&[][..], &[][..]) };
+    let egress: &mut CgroupSkb = program(ebpf, EGRESS)?;
+    egress.load().map_err(load_error)?;
+    egress.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
     for (name, tracepoint) in RAW_TRACEPOINTS {
-        let program: &mut RawTracePoint = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(name))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        let program: &mut RawTracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;
         program.attach(tracepoint).map_err(load_error)?;
     }
+    let (sending, passing) = if sees_plaintext { (&SENDING[..], &PASSING[..]) } else { (&[][..], &[][..]) };
     for (name, edge, calls) in [("socket_enter", "enter", sending), ("socket_exit", "exit", passing)] {
-        let program: &mut TracePoint = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(name))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        let program: &mut TracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;
         for call in calls {
             program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
         }
     }
     for (category, name) in TRACEPOINTS {
-        let program: &mut TracePoint = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(name))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| load_error(error))?;
+        let program: &mut TracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;
         program.attach(category, name).map_err(load_error)?;
     }
