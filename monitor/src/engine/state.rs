@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     alert::{Alert, Alerts, Kind},
-    budget::{AccountId, Accounts, Balance, HoldId, Settings, Window},
+    budget::{AccountId, Accounts, Balance, HoldId, Settings, UNLIMITED, Window},
     enforce::{Cgroup, Gates, Hierarchy},
     ledger::{Entry, Ledger},
     meter::tool::Rules,
@@ -189,6 +189,10 @@ impl Call {
     }
 }
 
+/// Credits that an account could pay for and are not lent: an answer may cost more than its hold, and the next request should not be on its way
+/// before that is known. So the last calls before a cap all ask.
+const NOT_LENT: u64 = 3;
+
 impl Engine {
     pub fn new_id(&mut self) -> u64 {
         self.next_id += 1;
@@ -258,13 +262,18 @@ impl Engine {
         }
         task.heads.retain(|&head| self.accounts.hold(head) == Some(NEXT_TO_NOTHING));
         self.gates.look_at_bodies(slot, !task.heads.is_empty() || self.accounts.looks(task.account));
-        match self.accounts.balance(task.account) {
-            Balance::Keep => {}
-            Balance::Lend(credits) => {
-                let credits = self.accounts.lend(task.account, credits);
+        let account = task.account;
+        let (balance, own) = (self.accounts.balance(account), self.accounts.credits(account));
+        let lendable = self.accounts.lendable(account);
+        let wanted = if lendable == UNLIMITED { lendable } else { lendable.saturating_sub(NOT_LENT) };
+        match balance {
+            Balance::Lend(credits) if own < wanted => {
+                let credits = self.accounts.lend(account, credits.min(wanted - own));
                 self.gates.lend(slot, credits);
             }
-            Balance::TakeBack(credits) => self.take_back(slot, credits),
+            Balance::TakeBack(credits) => self.take_back(slot, credits.max(own.saturating_sub(wanted))),
+            Balance::Keep | Balance::Lend(_) if own > wanted => self.take_back(slot, own - wanted),
+            Balance::Keep | Balance::Lend(_) => {}
         }
     }
 
