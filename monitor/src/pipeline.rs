@@ -168,6 +168,11 @@ impl Pipeline {
         self
     }
 
+    /// A request is about to be written; what is written is pushed when that is done.
+    pub fn announce(&mut self) {
+        self.connection.announce();
+    }
+
     /// Bytes passed at this time.
     pub fn push(
         &mut self,

@@ -82,7 +82,14 @@ impl Engine {
             Admission::Credited => self.accounts.credit_taken(hold, account, id.pid),
             _ => self.accounts.admit(hold, account, id.pid),
         }
-        self.connection(id, slot).starts.push_back(hold);
+        self.starts(id, slot, hold);
+    }
+
+    /// A request with this hold is on its way; its bytes come when it has been written.
+    pub fn starts(&mut self, id: ConnectionId, slot: Slot, hold: HoldId) {
+        let connection = self.connection(id, slot);
+        connection.starts.push_back(hold);
+        connection.pipeline.announce();
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {

@@ -278,7 +278,7 @@ impl Engine {
         }
         for request in &process.requests {
             if let Some(hold) = request.allowed.filter(|_| request.body_of.is_none()) {
-                self.connection(request.connection, slot).starts.push_back(hold);
+                self.starts(request.connection, slot, hold);
             }
         }
         self.let_sockets_send(&process);

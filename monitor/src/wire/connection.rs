@@ -49,6 +49,17 @@ pub struct Connection {
     requests: Progress,
     answers: Progress,
     protocol: Protocol,
+    /// A request is being written of which nothing was pushed yet.
+    is_announced: bool,
+    /// Its answer, where that came first.
+    ahead: Ahead,
+}
+
+/// Bytes of answers with their offsets, until their request is there.
+#[derive(Default)]
+struct Ahead {
+    pieces: Vec<(StreamOffset, Vec<u8>)>,
+    held: usize,
 }
 
 /// How far a direction has come.
@@ -82,12 +93,65 @@ enum Protocol {
 
 impl Connection {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, requests: Progress::default(), answers: Progress::default(), protocol: Protocol::Undecided }
+        Self {
+            limits,
+            requests: Progress::default(),
+            answers: Progress::default(),
+            protocol: Protocol::Undecided,
+            is_announced: false,
+            ahead: Ahead::default(),
+        }
+    }
+
+    /// A request is about to be written, and is pushed once it has been. Where one thread writes and another reads, its answer may be
+    /// pushed before it: that then waits for it (up to [`Limits::message`] bytes).
+    pub fn announce(&mut self) {
+        self.is_announced = true;
     }
 
     /// Takes bytes of one direction at their offset. Bytes before the next expected one were seen already and are skipped; a jump forward
     /// is a loss.
     pub fn push(&mut self, direction: Direction, offset: StreamOffset, bytes: &[u8], sink: &mut dyn Sink) {
+        match direction {
+            Direction::Response if self.is_ahead(bytes) => {
+                self.ahead.held += bytes.len();
+                self.ahead.pieces.push((offset, bytes.to_vec()));
+            }
+            Direction::Response => {
+                self.catch_up(sink);
+                self.take_at(direction, offset, bytes, sink);
+            }
+            Direction::Request => {
+                self.is_announced = false;
+                if offset.0 > self.requests.at {
+                    // What came ahead may have answered what is missing here.
+                    self.catch_up(sink);
+                }
+                self.take_at(direction, offset, bytes, sink);
+                self.catch_up(sink);
+            }
+        }
+    }
+
+    /// Whether these bytes of an answer came before their request.
+    fn is_ahead(&self, bytes: &[u8]) -> bool {
+        let is_idle = match &self.protocol {
+            Protocol::Undecided => true,
+            Protocol::Http1(http1) => http1.is_idle(),
+            // There it does not matter in which order the two directions come.
+            Protocol::Http2(_) | Protocol::WebSocket(_) | Protocol::Unreadable => false,
+        };
+        self.is_announced && is_idle && self.ahead.held.saturating_add(bytes.len()) <= self.limits.message
+    }
+
+    /// Takes what came ahead.
+    fn catch_up(&mut self, sink: &mut dyn Sink) {
+        for (offset, bytes) in std::mem::take(&mut self.ahead).pieces {
+            self.take_at(Direction::Response, offset, &bytes, sink);
+        }
+    }
+
+    fn take_at(&mut self, direction: Direction, offset: StreamOffset, bytes: &[u8], sink: &mut dyn Sink) {
         if let Protocol::Unreadable = self.protocol {
             return;
         }
@@ -108,6 +172,7 @@ impl Connection {
 
     /// The connection ended. Bodies that last until the end are complete, everything else is cut short.
     pub fn close(&mut self, sink: &mut dyn Sink) {
+        self.catch_up(sink);
         match std::mem::replace(&mut self.protocol, Protocol::Unreadable) {
             Protocol::Http1(mut http1) => http1.close(sink),
             Protocol::Http2(mut http2) => {

@@ -131,6 +131,11 @@ impl Http1 {
         self.left
     }
 
+    /// Whether nothing is on its way: an answer that begins now has no request.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.requests.is_between() && self.answers.is_between()
+    }
+
     /// `lost` bytes of a direction never reached us.
     pub fn lose(&mut self, direction: Direction, lost: u64, sink: &mut dyn Sink) {
         let lane = match direction {

@@ -362,3 +362,53 @@ proptest! {
         play(&vec![(Direction::Request, request.into_bytes()), (Direction::Response, answer.into_bytes())], Limits::default(), &[size], &[]);
     }
 }
+
+/// Where one thread writes and another reads, the answer may be told before its request.
+#[test]
+fn an_answer_that_comes_before_its_announced_request_is_its_answer() {
+    let lines = script(KEEP_ALIVE.trim_start());
+    let in_order = whole(KEEP_ALIVE.trim_start());
+    let play = |is_announced: bool| {
+        let (mut connection, mut trace) = (Connection::new(Limits::default()), Trace::default());
+        let mut offsets = [0, 0];
+        let mut push = |connection: &mut Connection, (direction, bytes): &(Direction, Vec<u8>)| {
+            let at = &mut offsets[usize::from(*direction == Direction::Response)];
+            connection.push(*direction, StreamOffset(*at), bytes, &mut trace);
+            *at += bytes.len() as u64;
+        };
+        // Each request with all that answers it, request last.
+        for exchange in lines.chunk_by(|_, next| next.0 == Direction::Response) {
+            if is_announced {
+                connection.announce();
+            }
+            exchange[1..].iter().chain(&exchange[..1]).for_each(|line| push(&mut connection, line));
+        }
+        connection.close(&mut trace);
+        trace.to_string()
+    };
+    assert_eq!(play(true), in_order);
+    assert_ne!(play(false), in_order, "without a word, it is an answer to something that was missed");
+}
+
+/// What was announced and never came leaves the answers what they would be without it.
+#[test]
+fn an_announced_request_that_is_lost_takes_no_later_ones_place() {
+    let (mut connection, mut trace) = (Connection::new(Limits::default()), Trace::default());
+    let answer = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{body}").into_bytes();
+    connection.announce();
+    connection.push(Direction::Response, StreamOffset(0), &answer("a"), &mut trace);
+    // A hundred bytes are missing: those of the first request.
+    connection.push(Direction::Request, StreamOffset(100), b"GET /b HTTP/1.1\r\n\r\n", &mut trace);
+    connection.push(Direction::Response, StreamOffset(answer("a").len() as u64), &answer("b"), &mut trace);
+    connection.announce();
+    connection.push(Direction::Response, StreamOffset(2 * answer("a").len() as u64), &answer("c"), &mut trace);
+    connection.close(&mut trace);
+    let trace = trace.to_string();
+    let answered =
+        trace.lines().filter(|line| line.contains("answer body") || line.contains("GET")).collect::<Vec<_>>();
+    assert_eq!(
+        answered,
+        ["0 answer body \"a\"", "1 GET /b None []", "1 answer body \"b\"", "2 answer body \"c\""],
+        "{trace}"
+    );
+}

@@ -1,0 +1,66 @@
+//! Programs that bring TLS of their language: Go, Rust, Java.
+
+use super::{Expected, Row};
+
+/// Each makes its call twice.
+const CALLS: usize = 2;
+
+pub const NATIVE: &[Row] = &[
+    go("Go net/http, HTTP/1.1", r#"exec "$NATIVE/go-client" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 http1"#),
+    go("Go net/http, HTTP/2", r#"exec "$NATIVE/go-client" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 http2"#),
+    go(
+        "Go net/http, stripped, HTTP/1.1",
+        r#"exec "$NATIVE/go-client-stripped" "$BASE" "$CA" "$BODIES/chat-stream.json" 2 http1"#,
+    ),
+    go(
+        "Go net/http, stripped, HTTP/2",
+        r#"exec "$NATIVE/go-client-stripped" "$BASE" "$CA" "$BODIES/chat-stream.json" 2 http2"#,
+    ),
+    Row {
+        name: "reqwest, native-tls",
+        tls: "OpenSSL, shared",
+        start: r#"exec "$NATIVE/reqwest-native" "$BASE" "$CA" "$BODIES/chat-whole.json" 2"#,
+        version: REQWEST,
+        calls: CALLS,
+        expected: Expected::Exact,
+    },
+    Row {
+        name: "reqwest, native-tls, stripped",
+        tls: "OpenSSL, shared",
+        start: r#"exec "$NATIVE/reqwest-native-stripped" "$BASE" "$CA" "$BODIES/chat-stream.json" 2"#,
+        version: REQWEST,
+        calls: CALLS,
+        expected: Expected::Exact,
+    },
+    Row {
+        name: "reqwest, rustls",
+        tls: "rustls with ring, in the program",
+        start: r#"exec "$NATIVE/reqwest-rustls" "$BASE" "$CA" "$BODIES/chat-whole.json" 2"#,
+        version: REQWEST,
+        calls: CALLS,
+        expected: Expected::Uncovered,
+    },
+    Row {
+        name: "reqwest, rustls, stripped",
+        tls: "rustls with ring, in the program",
+        start: r#"exec "$NATIVE/reqwest-rustls-stripped" "$BASE" "$CA" "$BODIES/chat-whole.json" 2"#,
+        version: REQWEST,
+        calls: CALLS,
+        expected: Expected::Uncovered,
+    },
+    Row {
+        name: "Java HttpClient",
+        tls: "JSSE, compiled as it runs",
+        start: r#"exec java "$SCRIPTS/java/Client.java" "$BASE" "$CA" "$BODIES/chat-whole.json" 2"#,
+        version: "java -version 2>&1",
+        calls: CALLS,
+        expected: Expected::Uncovered,
+    },
+];
+
+const REQWEST: &str = r#"grep -A1 '"reqwest"' "$SCRIPTS/rust/Cargo.lock" | sed -n 's/^version = "\(.*\)"/\1/p'"#;
+
+const fn go(name: &'static str, start: &'static str) -> Row {
+    let tls = "crypto/tls, in the program";
+    Row { name, tls, start, version: "go version | cut -d' ' -f3", calls: CALLS, expected: Expected::Exact }
+}
