@@ -15,7 +15,7 @@ struct Row {
     output: &'static str,
 }
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 10] = [
     Row {
         models: &["gpt-4o-mini", "gpt-4o-mini-2024-07-18"],
         input: "0.15",
@@ -47,6 +47,54 @@ const ROWS: [Row; 4] = [
         cache_write_5m: Some("3.75"),
         cache_write_1h: Some("6"),
         output: "15",
+    },
+    Row {
+        models: &["gpt-5.1-codex"],
+        input: "1.25",
+        cache_read: "0.125",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "10",
+    },
+    Row {
+        models: &["gemini-2.5-flash"],
+        input: "0.3",
+        cache_read: "0.03",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "2.5",
+    },
+    Row {
+        models: &["gemini-2.5-flash-lite"],
+        input: "0.1",
+        cache_read: "0.01",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "0.4",
+    },
+    Row {
+        models: &["mistral-large-latest"],
+        input: "2",
+        cache_read: "2",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "6",
+    },
+    Row {
+        models: &["gpt-5.1"],
+        input: "1.25",
+        cache_read: "0.125",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "10",
+    },
+    Row {
+        models: &["amazon.nova-lite-v1:0"],
+        input: "0.06",
+        cache_read: "0.015",
+        cache_write_5m: None,
+        cache_write_1h: None,
+        output: "0.24",
     },
 ];
 

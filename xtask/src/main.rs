@@ -40,7 +40,7 @@ enum Xtask {
 fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match Xtask::parse() {
-        Xtask::Setup => setup::run().map(done),
+        Xtask::Setup => setup::run().and_then(|()| setup::clients()).map(done),
         Xtask::Run(args) => run::run(&args),
         Xtask::Test(args) => test::run(&args).map(done),
         Xtask::Fuzz(args) => fuzz::run(&args).map(done),

@@ -8,16 +8,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::command;
+use crate::{cargo, command};
 
 /// bpf-linker in the version that matches LLVM 22, which is what the compiler below emits. `monitor/build.rs` looks for it in the same place.
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 24] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -34,6 +34,11 @@ const PACKAGES: [(&str, &str); 19] = [
     ("gnutls-bin", "a client of the tests, with GnuTLS"),
     ("python3-pycurl", "a client of the tests, curl with GnuTLS"),
     ("nodejs", "a client of the tests"),
+    ("golang-go", "building clients of the tests"),
+    ("default-jdk-headless", "a client of the tests"),
+    ("libssl-dev", "building a client of the tests"),
+    ("pkg-config", "building a client of the tests"),
+    ("binutils", "stripping clients of the tests"),
     ("mount", "tests that mount what containers do"),
     ("python3-venv", "clients of the tests, the sample agent"),
     ("util-linux", "tests that take a kernel's features away"),
@@ -43,6 +48,18 @@ pub fn run() -> Result<()> {
     install_packages()?;
     install_linker()?;
     install_components()
+}
+
+/// What only the live tests need, and takes longer: SDKs and agents of the client matrix, and those that are built here.
+pub fn clients() -> Result<()> {
+    // Node's own packages bring npm along, and then Debian's cannot be installed.
+    if Command::new("npm").arg("--version").output().is_err() {
+        ensure!(is_root(), "npm is missing and only root may install it: apt-get install npm");
+        println!("setup: installing npm (clients of the tests)");
+        apt(&["install", "--yes", "--no-install-recommends", "npm"])?;
+    }
+    println!("setup: clients of the live tests (a few minutes and 3 GB, once)");
+    command::run(cargo().args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "test-clients"]))
 }
 
 /// Nobody else may install packages or load programs.
@@ -69,16 +86,17 @@ fn install_packages() -> Result<()> {
     for (package, purpose) in &missing {
         println!("setup: installing {package} ({purpose})");
     }
-    let apt = |arguments: &[&str]| {
-        command::quietly(
-            Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()),
-        )
-    };
     apt(&["update"])?;
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&names);
     apt(&install)
         .context("Debian 12 has these packages in its main and security archives; are both in the package sources?")
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    command::quietly(
+        Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()),
+    )
 }
 
 fn is_installed(package: &str) -> bool {

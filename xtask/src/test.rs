@@ -19,6 +19,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     ensure!(setup::is_root(), "the live tests load eBPF programs and make cgroups: run `cargo xtask test` as root");
     setup::run()?;
+    setup::clients()?;
     step("formatting", cargo().args(["fmt", "--check"]))?;
     step("lints", cargo().args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]))?;
     if args.filter.is_none() {

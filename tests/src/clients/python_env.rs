@@ -1,24 +1,26 @@
-//! The Python environment of the SDK clients: a virtualenv with exactly the packages of `requirements.txt`.
+//! Python environments of clients: virtualenvs with exactly the packages of a list.
 
-use std::{
-    fs::{self, File},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
-use crate::build_tree;
+use super::recipe;
 
 /// The interpreter that dynamically links the system's OpenSSL.
 pub(super) const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 const OTHER_PYTHON: &str = "python3";
-const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 
-/// Written last: a directory without it is not finished.
-const MARKER: &str = "complete";
+/// A list of packages, each with its version.
+#[derive(Debug, Clone, Copy)]
+struct List {
+    name: &'static str,
+    requirements: &'static str,
+}
+
+const SDKS: List = List { name: "test-python", requirements: include_str!("../../requirements.txt") };
+/// They want other versions of what the SDKs have in common.
+const MORE_SDKS: List = List { name: "test-python-more", requirements: include_str!("../../requirements-more.txt") };
+const AIDER: List = List { name: "test-aider", requirements: include_str!("../../requirements-aider.txt") };
 
 /// A virtualenv that is ready to be used.
 #[derive(Debug, Clone)]
@@ -27,36 +29,33 @@ pub struct PythonEnv {
 }
 
 impl PythonEnv {
-    /// Makes the environment unless it is there.
+    /// Makes the environment of `openai`, `anthropic` and the HTTP clients unless it is there.
     ///
     /// # Errors
     /// When Python or its `venv` module is missing, or pip fails; the message ends with what they said.
     pub fn ensure() -> anyhow::Result<Self> {
-        static ENSURED: OnceLock<Result<PythonEnv, String>> = OnceLock::new();
-        let ensured = ENSURED.get_or_init(|| {
-            let target = build_tree::target_dir().map_err(|error| format!("{error:#}"))?;
-            Self::ensure_in(&target).map_err(|error| format!("{error:#}"))
-        });
-        ensured.clone().map_err(anyhow::Error::msg)
+        Self::of(SDKS)
     }
 
-    fn ensure_in(target: &Path) -> anyhow::Result<Self> {
-        let mut hasher = DefaultHasher::new();
-        REQUIREMENTS.hash(&mut hasher);
-        let directory = target.join(format!("test-python-{:016x}", hasher.finish()));
-        let interpreter = directory.join("bin/python");
-        let environment = Self { interpreter: interpreter.to_string_lossy().into_owned() };
-        if is_complete(&directory, &interpreter) {
-            return Ok(environment);
-        }
-        let lock_path = target.join("test-python.lock");
-        let lock = File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
-        lock.lock().with_context(|| format!("locking {}", lock_path.display()))?;
-        // Another process may have made it while this one waited.
-        if !is_complete(&directory, &interpreter) {
-            create(&directory, &interpreter)?;
-        }
-        Ok(environment)
+    /// Makes the environment of the other SDKs unless it is there.
+    ///
+    /// # Errors
+    /// As for [`Self::ensure`].
+    pub fn more_sdks() -> anyhow::Result<Self> {
+        Self::of(MORE_SDKS)
+    }
+
+    /// Makes the environment of aider unless it is there.
+    ///
+    /// # Errors
+    /// As for [`Self::ensure`].
+    pub fn aider() -> anyhow::Result<Self> {
+        Self::of(AIDER)
+    }
+
+    fn of(list: List) -> anyhow::Result<Self> {
+        let directory = recipe::ensure(list.name, &[list.requirements], |directory| create(directory, list))?;
+        Ok(Self { interpreter: interpreter(&directory) })
     }
 
     /// Path of its Python.
@@ -65,33 +64,21 @@ impl PythonEnv {
     }
 }
 
-fn is_complete(directory: &Path, interpreter: &Path) -> bool {
-    directory.join(MARKER).is_file() && interpreter.exists()
+fn interpreter(directory: &Path) -> String {
+    directory.join("bin/python").to_string_lossy().into_owned()
 }
 
-fn create(directory: &PathBuf, interpreter: &Path) -> anyhow::Result<()> {
+fn create(directory: &Path, list: List) -> anyhow::Result<()> {
     let shown = directory.display();
-    if directory.exists() {
-        fs::remove_dir_all(directory).with_context(|| format!("removing the unfinished {shown}"))?;
-    }
     let python = if Path::new(SYSTEM_PYTHON).exists() { SYSTEM_PYTHON } else { OTHER_PYTHON };
-    run(Command::new(python).args(["-m", "venv"]).arg(directory))
+    recipe::run(Command::new(python).args(["-m", "venv"]).arg(directory))
         .with_context(|| format!("making a virtualenv in {shown} (Debian: apt-get install python3-venv)"))?;
     let requirements = directory.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENTS).with_context(|| requirements.display().to_string())?;
-    run(Command::new(interpreter)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
-        .arg(&requirements))
-    .with_context(|| format!("installing the packages of tests/requirements.txt into {shown}"))?;
-    fs::write(directory.join(MARKER), "").with_context(|| shown.to_string())
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("running {program}"))?;
-    if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        bail!("{program}: {}\n{}", output.status, String::from_utf8_lossy(&said).trim_end());
-    }
-    Ok(())
+    fs::write(&requirements, list.requirements).with_context(|| requirements.display().to_string())?;
+    recipe::run_online(
+        Command::new(interpreter(directory))
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"])
+            .arg(&requirements),
+    )
+    .with_context(|| format!("installing the packages of {} into {shown}", list.name))
 }

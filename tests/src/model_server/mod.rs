@@ -1,15 +1,18 @@
-//! A local TLS model server: requests in, answers of the OpenAI and Anthropic APIs out, and the truth about both.
+//! A local TLS model server: requests in, answers of the OpenAI, Anthropic, Gemini and Bedrock APIs out, and the truth about both.
 //!
 //! Invariant: whatever was billed is in the truth before its last byte is on the wire. The server speaks TLS by rustls,
 //! so that Tollgate's OpenSSL probes see its clients only.
 
 mod answer;
 mod anthropic;
+mod bedrock;
 mod certificate;
 mod directive;
+mod gemini;
 mod openai;
 mod plan;
 mod random;
+mod responses;
 mod service;
 mod truth;
 

@@ -95,6 +95,8 @@ impl Plan {
         let mut identity = Random::from_entropy();
         let id = match api {
             Api::OpenaiChat => format!("chatcmpl-{}", identity.letters(29)),
+            Api::OpenaiResponses => format!("resp_{}", identity.letters(48)),
+            Api::Gemini | Api::Bedrock => identity.letters(22),
             Api::AnthropicMessages => format!("msg_01{}", identity.letters(22)),
         };
         let mut usage = draw_usage(api, directive, config, random);
@@ -117,7 +119,10 @@ impl Plan {
         }
         let requested = body["model"].as_str().unwrap_or("unknown-model");
         let dated = DATED.iter().find(|(alias, _)| *alias == requested).map_or(requested, |(_, dated)| dated);
-        let asked = api == Api::AnthropicMessages || body["stream_options"]["include_usage"] == true;
+        // Mistral tells the usage of a stream without being asked; only OpenAI's chat completions have to be.
+        let asked = api != Api::OpenaiChat
+            || requested.starts_with("mistral")
+            || body["stream_options"]["include_usage"] == true;
         let stream = body["stream"] == true;
         Self {
             id,
@@ -162,7 +167,8 @@ fn draw_usage(api: Api, directive: &Directive, config: &Config, random: &mut Ran
     let cached = if random.one_in(2) { random.around(config.input_tokens) / 2 } else { 0 };
     let write_5m = if anthropic && random.one_in(3) { random.around(config.input_tokens) / 4 } else { 0 };
     let write_1h = if anthropic && random.one_in(8) { random.around(config.input_tokens) / 5 } else { 0 };
-    let reasoning = if random.one_in(3) { random.around(config.output_tokens) / 3 } else { 0 };
+    // Converse does not tell reasoning apart.
+    let reasoning = if api != Api::Bedrock && random.one_in(3) { random.around(config.output_tokens) / 3 } else { 0 };
     let output = random.around(config.output_tokens);
     let write = directive.cache_write.unwrap_or(write_5m);
     Usage {

@@ -18,11 +18,12 @@ use serde_json::{Value, json};
 use super::{
     Config,
     answer::{self, Answer, Pace, Piece},
-    anthropic,
+    anthropic, bedrock,
     directive::{CLIENT_HEADER, Directive},
-    openai,
+    gemini, openai,
     plan::Plan,
     random::Random,
+    responses,
     truth::{Api, Arrival, Book, Call, Entry},
 };
 
@@ -58,6 +59,12 @@ impl Endpoint {
     fn of(method: &Method, path: &str) -> Self {
         if method == Method::POST && path.ends_with("/v1/chat/completions") {
             Self::Call(Api::OpenaiChat)
+        } else if method == Method::POST && path.ends_with("/v1/responses") {
+            Self::Call(Api::OpenaiResponses)
+        } else if method == Method::POST && (path.ends_with(":generateContent") || is_gemini_stream(path)) {
+            Self::Call(Api::Gemini)
+        } else if method == Method::POST && (path.ends_with("/converse") || path.ends_with("/converse-stream")) {
+            Self::Call(Api::Bedrock)
         } else if method == Method::POST && path.ends_with("/v1/messages") {
             Self::Call(Api::AnthropicMessages)
         } else if method == Method::POST && path.ends_with("/v1/messages/count_tokens") {
@@ -69,6 +76,30 @@ impl Endpoint {
         } else {
             Self::Unknown
         }
+    }
+}
+
+fn is_gemini_stream(path: &str) -> bool {
+    path.ends_with(":streamGenerateContent")
+}
+
+/// Two APIs say in the path what the others say in the body: the model, and whether to stream.
+fn take_path(api: Api, path: &str, request: &mut Value) {
+    let (model, stream) = match api {
+        Api::Gemini => (path.rsplit('/').next().and_then(|last| last.split(':').next()), is_gemini_stream(path)),
+        Api::Bedrock => (path.rsplit('/').nth(1), path.ends_with("/converse-stream")),
+        _ => return,
+    };
+    request["model"] = model.map(|model| model.replace("%3A", ":")).into();
+    request["stream"] = stream.into();
+}
+
+/// The members without which a request to an API is refused.
+fn required(api: Api) -> [&'static str; 2] {
+    match api {
+        Api::OpenaiChat | Api::AnthropicMessages | Api::Bedrock => ["model", "messages"],
+        Api::OpenaiResponses => ["model", "input"],
+        Api::Gemini => ["model", "contents"],
     }
 }
 
@@ -98,7 +129,7 @@ impl Service {
         };
         entry.body_arrived(body.len());
         Ok(match endpoint {
-            Endpoint::Call(api) => self.call(api, &head.headers, &body, entry).await,
+            Endpoint::Call(api) => self.call(api, head.uri.path(), &head.headers, &body, entry).await,
             Endpoint::CountTokens => {
                 let tokens = self.random().around(self.config.input_tokens);
                 plain(entry, 200, &json!({"input_tokens": tokens}))
@@ -109,17 +140,19 @@ impl Service {
         })
     }
 
-    async fn call(&self, api: Api, headers: &HeaderMap, body: &[u8], mut entry: Entry) -> Response<Answer> {
+    async fn call(&self, api: Api, path: &str, headers: &HeaderMap, body: &[u8], mut entry: Entry) -> Response<Answer> {
         let endpoint = Endpoint::Call(api);
-        let request: Value = match serde_json::from_slice(body) {
-            Ok(request) => request,
+        let mut request: Value = match serde_json::from_slice(body) {
+            Ok(Value::Object(request)) => Value::Object(request),
+            Ok(_) => return refusal(entry, endpoint, 400, "the body is not an object"),
             Err(error) => return refusal(entry, endpoint, 400, &format!("the body is not JSON: {error}")),
         };
+        take_path(api, path, &mut request);
         let directive = match Directive::of_request(headers, &request) {
             Ok(directive) => directive,
             Err(error) => return refusal(entry, endpoint, 400, &error),
         };
-        if let Some(missing) = ["model", "messages"].iter().find(|field| request[field].is_null()) {
+        if let Some(missing) = required(api).iter().find(|field| request[field].is_null()) {
             return refusal(entry, endpoint, 400, &format!("you must provide a {missing} parameter"));
         }
         let stall = directive.stall_ms.map_or(self.config.stall, Duration::from_millis);
@@ -148,7 +181,7 @@ impl Service {
             .get(ACCEPT_ENCODING)
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.contains("gzip"));
-        self.shape(&plan, api, &directive, accepts_gzip, entry)
+        self.shape(&plan, api, &request, &directive, accepts_gzip, entry)
     }
 
     /// Puts the planned answer on the wire.
@@ -156,13 +189,17 @@ impl Service {
         &self,
         plan: &Plan,
         api: Api,
+        request: &Value,
         directive: &Directive,
         accepts_gzip: bool,
         entry: Entry,
     ) -> Response<Answer> {
         let mut pieces = match api {
             Api::OpenaiChat => openai::body(plan, unix_seconds()),
+            Api::OpenaiResponses => responses::body(plan, unix_seconds()),
             Api::AnthropicMessages => anthropic::body(plan),
+            Api::Gemini => gemini::body(plan, request),
+            Api::Bedrock => bedrock::body(plan),
         };
         let mut headers = HeaderMap::new();
         if directive.gzip.unwrap_or(self.config.gzip && accepts_gzip) {
@@ -177,14 +214,15 @@ impl Service {
         }
         let content_type = match (plan.stream, api) {
             (false, _) => "application/json",
-            (true, Api::OpenaiChat) => "text/event-stream",
-            (true, Api::AnthropicMessages) => "text/event-stream; charset=utf-8",
+            (true, Api::OpenaiChat | Api::Gemini) => "text/event-stream",
+            (true, Api::OpenaiResponses | Api::AnthropicMessages) => "text/event-stream; charset=utf-8",
+            (true, Api::Bedrock) => "application/vnd.amazon.eventstream",
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert("cache-control", HeaderValue::from_static("no-cache"));
         let (request_id, organization) = match api {
-            Api::OpenaiChat => ("x-request-id", "openai-organization"),
             Api::AnthropicMessages => ("request-id", "anthropic-organization-id"),
+            _ => ("x-request-id", "openai-organization"),
         };
         headers.insert(organization, HeaderValue::from_static("test"));
         if let Ok(id) = HeaderValue::from_str(&plan.request_id) {
@@ -222,6 +260,7 @@ fn refusal(entry: Entry, endpoint: Endpoint, status: u16, message: &str) -> Resp
             let id = format!("req_01{}", Random::from_entropy().letters(22));
             anthropic::error(status, message, &id)
         }
+        Endpoint::Call(Api::Gemini) => gemini::error(status, message),
         _ => openai::error(status, message),
     };
     let mut response = plain(entry, status, &body);

@@ -57,7 +57,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     pub api: Api,
-    /// The answer's id: `chatcmpl-…` or `msg_…`.
+    /// The answer's id: `chatcmpl-…`, `msg_…`; of an API without ids, one that nobody is told.
     pub id: String,
     pub model_requested: String,
     /// The model as the answer names it.
@@ -75,7 +75,11 @@ pub struct Call {
 #[serde(rename_all = "snake_case")]
 pub enum Api {
     OpenaiChat,
+    OpenaiResponses,
     AnthropicMessages,
+    Gemini,
+    /// Its answers have no id.
+    Bedrock,
 }
 
 impl Truth {

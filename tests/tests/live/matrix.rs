@@ -3,44 +3,75 @@
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
 };
 
 use tollgate_tests::{
-    build_tree,
+    Config, Truth, build_tree,
     clients::{
         PythonEnv,
-        matrix::{self, CALLS, Expected, Row, Shown},
+        matrix::{self, Expected, Kit, Row, Shown},
+        programs,
     },
-    daemon::bounded,
+    daemon::{Options, bounded},
 };
 
-use super::{AMPLE, Bench, assert_exit, metering::assert_metered, python};
+use super::{AMPLE, Bench, assert_exit, metering::assert_metered_as, python};
 
 #[test]
 fn debian_programs_are_metered_to_the_token() {
-    group("debian", matrix::DEBIAN, None);
+    group("debian", matrix::DEBIAN, &Kit::default());
 }
 
 #[test]
 fn python_packages_are_metered_to_the_token() {
-    group("python", matrix::PYTHON, Some(&python()));
+    group("python", matrix::PYTHON, &Kit { python: Some(python()), ..Kit::default() });
+}
+
+#[test]
+fn more_python_packages_are_metered_to_the_token() {
+    let python = PythonEnv::more_sdks().expect("the Python environment");
+    group("more-python", matrix::MORE_PYTHON, &Kit { python: Some(python), ..Kit::default() });
 }
 
 #[test]
 fn node_is_metered_to_the_token() {
-    group("node", matrix::NODE, None);
+    group("node", matrix::NODE, &Kit::default());
 }
 
+#[test]
+fn javascript_packages_are_metered_to_the_token() {
+    group("javascript", matrix::JAVASCRIPT, &Kit { npm: Some(programs::npm().expect("npm")), ..Kit::default() });
+}
+
+#[test]
+fn native_programs_are_as_the_matrix_says() {
+    let native = programs::native().expect("clients in Go and Rust");
+    group("native", matrix::NATIVE, &Kit { native: Some(native), ..Kit::default() });
+}
+
+#[test]
+fn agents_are_as_the_matrix_says() {
+    group("agents", matrix::AGENTS, &Kit::agents().expect("the agents"));
+}
+
+/// Models of Bedrock have a price at Amazon's hosts only, and this host is not one of them.
+const NOVA: &str = r#"
+[[price.override]]
+name = "nova"
+model = "amazon.nova-lite-v1:0"
+per_million_tokens = { input = "0.06", cache_read = "0.015", output = "0.24" }
+"#;
+
 /// Runs all clients of a group, also after one has failed, and writes down what each showed.
-fn group(name: &str, rows: &[Row], python: Option<&PythonEnv>) {
-    let versions: Vec<_> =
-        rows.iter().map(|row| row.version(python).unwrap_or_else(|error| panic!("{error}"))).collect();
-    let bench = Bench::new();
+fn group(name: &str, rows: &[Row], kit: &Kit) {
+    let versions: Vec<_> = rows.iter().map(|row| row.version(kit).unwrap_or_else(|error| panic!("{error}"))).collect();
+    let bench = Bench::with_options(Config::default(), &Options { config: Some(NOVA.to_owned()) });
     let bodies = tempfile::tempdir().expect("a temporary directory");
     matrix::write_bodies(bodies.path());
     let mut shown = Vec::new();
     for (row, version) in rows.iter().zip(versions) {
-        let look = || client_is_as_expected(&bench, row, bodies.path(), python);
+        let look = || client_is_as_expected(&bench, row, bodies.path(), kit);
         // What went wrong is printed by the panic itself; here the client's name is what matters.
         let failure = catch_unwind(AssertUnwindSafe(look)).err().map(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
@@ -48,7 +79,8 @@ fn group(name: &str, rows: &[Row], python: Option<&PythonEnv>) {
         });
         println!("{name}: {} {version}: {}", row.name, failure.as_deref().unwrap_or("as expected"));
         let (name, tls) = (row.name.to_owned(), row.tls.to_owned());
-        shown.push(Shown { name, tls, version, expected: row.expected, failure });
+        let architecture = std::env::consts::ARCH.to_owned();
+        shown.push(Shown { name, tls, version, architecture, expected: row.expected, failure });
     }
     let directory = build_tree::target_dir().expect("the target directory").join("matrix");
     fs::create_dir_all(&directory).expect("making the directory of the results");
@@ -59,17 +91,45 @@ fn group(name: &str, rows: &[Row], python: Option<&PythonEnv>) {
     bench.assert_lossless();
 }
 
-fn client_is_as_expected(bench: &Bench, row: &Row, bodies: &std::path::Path, python: Option<&PythonEnv>) {
+fn client_is_as_expected(bench: &Bench, row: &Row, bodies: &Path, kit: &Kit) {
     let task = row.tag();
+    let home = tempfile::tempdir().expect("a temporary directory");
+    // Not every client can be made to tell the server who it is, but no other one runs.
+    let before = bench.server.truth().len();
     let mut command = bench.daemon.command(&["run", "--task", &task, "--budget", AMPLE, "--", "sh", "-c", row.start]);
-    let output = bounded(row.prepare(&mut command, &bench.server, bodies, python));
+    let output = bounded(row.prepare(&mut command, &bench.server, bodies, home.path(), kit));
     assert_exit(&output, 0);
-    let billed = bench.server.truth_of(&task).iter().filter(|truth| truth.call.is_some()).count();
-    assert_eq!(billed, CALLS, "{}: calls that arrived at the server", row.name);
+    let truths = bench.server.truth().split_off(before);
+    let billed = truths.iter().filter(|truth| truth.call.is_some()).count();
+    let paths: Vec<_> = truths.iter().map(|truth| (&truth.method, &truth.path, truth.status)).collect();
+    assert_eq!(billed, row.calls, "{}: calls that arrived at the server, of {paths:?}", row.name);
     match row.expected {
         Expected::Exact => {
-            assert_metered(bench, &task);
+            assert_metered_as(bench, &task, &truths);
         }
-        Expected::Uncovered => assert_eq!(bench.daemon.report(&task).calls, 0, "{}: it is read after all", row.name),
+        Expected::Estimated => assert_estimated(bench, &task, &truths),
+        Expected::Uncovered => assert_uncovered(bench, &task),
     }
+}
+
+/// Every call is there under its id and costs something, and none is called measured.
+fn assert_estimated(bench: &Bench, task: &str, truths: &[Truth]) {
+    let calls: Vec<_> = truths.iter().filter_map(|truth| truth.call.as_ref()).collect();
+    let report = bench.daemon.report_when(task, |report| report.call_list.len() >= calls.len() && report.held() == 0);
+    assert_eq!(report.call_list.len(), calls.len(), "{task}: {:#?}", report.call_list);
+    assert_eq!(report.exchanges, u64::try_from(truths.len()).expect("a count"), "{task}: exchanges");
+    for call in calls {
+        let charged = report.call(&call.id).unwrap_or_else(|| panic!("{task}: {} is missing", call.id));
+        assert_eq!(charged.basis, "estimated", "{task}: {charged:?}");
+        assert!(charged.cost() > 0, "{task}: {charged:?}");
+    }
+}
+
+/// What cannot be read is said, and nothing is made up for it.
+fn assert_uncovered(bench: &Bench, task: &str) {
+    let report = bench.daemon.report_when(task, |report| report.state == "ended");
+    assert_eq!(report.calls, 0, "{task}: it is read after all");
+    let is_alert = |alert: &serde_json::Value| alert["TOLLGATE_TASK"] == task && alert["TOLLGATE_DECISION"] == "unread";
+    let alerts = bench.daemon.alerts();
+    assert!(alerts.iter().any(is_alert), "{task}: nobody is told that it cannot be read: {alerts:#?}");
 }
