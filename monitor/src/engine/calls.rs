@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use jiff::Timestamp;
 
 use super::{
-    held::is_head_alone,
+    held::{is_head_alone, without_secrets},
     state::{Call, Connection, Engine, Leaving, TaskState},
 };
 use crate::{
@@ -29,8 +29,12 @@ impl Engine {
                 if self.is_kept_back(event, time) {
                     return;
                 }
-                if direction == Direction::Request && is_head_alone(bytes, bytes.len()) {
-                    self.connection(connection, slot).head = bytes.to_vec();
+                if direction == Direction::Request {
+                    let head = match is_head_alone(bytes, bytes.len()) && self.looks(slot) {
+                        true => without_secrets(bytes),
+                        false => Vec::new(),
+                    };
+                    self.connection(connection, slot).head = head;
                 }
                 self.with_pipeline(connection, slot, at, |pipeline, out| {
                     pipeline.push(direction, offset, bytes, at, out);

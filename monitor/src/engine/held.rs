@@ -20,7 +20,7 @@ use crate::{
     price::Money,
     probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Transport, Whole, read_memory},
     task::AccountName,
-    wire::{Direction, StreamOffset},
+    wire::{Direction, StreamOffset, is_secret},
 };
 
 /// How long a process that is being stopped is looked at again and again.
@@ -74,6 +74,18 @@ pub fn is_head_alone(bytes: &[u8], len: usize) -> bool {
     has_body && bytes.len() == len && bytes.ends_with(b"\r\n\r\n")
 }
 
+/// A head as it may be kept until its body comes: no field that carries a secret is among its lines.
+pub fn without_secrets(head: &[u8]) -> Vec<u8> {
+    let is_kept = |line: &&[u8]| {
+        // A line that goes on from the one before is of no use to a price.
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        !name.starts_with(b" ")
+            && !name.starts_with(b"\t")
+            && !is_secret(&String::from_utf8_lossy(name).trim().to_ascii_lowercase())
+    };
+    head.split_inclusive(|&byte| byte == b'\n').filter(is_kept).collect::<Vec<_>>().concat()
+}
+
 impl Engine {
     pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8], whole: Whole) {
         let asked = if is_head_alone(head, whole.len as usize) && self.looks(slot) {
@@ -98,7 +110,8 @@ impl Engine {
         self.held_process(connection.pid, slot).requests.extend(requests);
     }
 
-    fn looks(&self, slot: Slot) -> bool {
+    /// Whether requests of the task are looked at in front of their bodies.
+    pub fn looks(&self, slot: Slot) -> bool {
         self.tasks.get(&slot).is_some_and(|task| self.accounts.looks(task.account))
     }
 
@@ -323,5 +336,16 @@ impl Engine {
 
     pub fn held_of(&self, slot: Slot) -> Vec<Pid> {
         self.held.iter().filter(|(_, process)| process.slot == slot).map(|(pid, _)| *pid).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_secrets;
+
+    #[test]
+    fn a_kept_head_has_no_secrets() {
+        let head = b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer\r\n abc\r\nX-API-Key : k\r\nCookie: c\r\nA: b\r\n\r\n";
+        assert_eq!(without_secrets(head), b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n");
     }
 }

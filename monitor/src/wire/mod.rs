@@ -24,7 +24,7 @@ mod trace;
 mod websocket;
 
 pub use connection::{Connection, Limits};
-pub use headers::Headers;
+pub use headers::{Headers, is_secret};
 
 /// Which way bytes go. Named for the role in the exchange, not for the socket call that moved them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
