@@ -33,6 +33,9 @@ pub mod layout {
     pub const ON_STACK: u32 = 0x40;
     pub const NOWHERE: u32 = 0xff;
 
+    /// Of functions that encrypt records: where their additional data lie; the length is the word after that.
+    pub const ADDITIONAL_DATA: u32 = 40;
+
     /// The return value, an `int`, if it is positive.
     pub const RETURNED: u32 = 0;
     /// The word that the place points to, if the return value is positive.
@@ -81,15 +84,20 @@ pub struct Process {
     /// Boot-clock nanoseconds at which this address space began (fork or exec): tells a reused pid or pointer apart.
     pub born: u64,
     pub slot: u32,
-    /// 1: it, or a process that it comes from, has made a TCP connection. Until then its writes and reads need no look.
+    /// [`CONNECTS`], [`SEALS`]. Without any, its writes and reads need no look.
     pub connects: u32,
 }
+
+/// [`Process::connects`]: it, or a process that it comes from, has made a TCP connection.
+pub const CONNECTS: u32 = 1;
+/// [`Process::connects`]: it encrypts records itself, by functions that are probed.
+pub const SEALS: u32 = 2;
 
 /// What identifies a connection while it lives: the TLS object of one address space, or a socket.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
-    /// `SSL *` in the process; the cookie of a socket.
+    /// `SSL *`, or the context that seals, in the process; the cookie of a socket.
     pub object: u64,
     /// 0 for sockets, which processes share.
     pub tgid: u32,
@@ -99,6 +107,7 @@ pub struct ConnectionKey {
 
 pub const SPACE_TLS: u32 = 0;
 pub const SPACE_SOCKET: u32 = 1;
+pub const SPACE_RECORDS: u32 = 2;
 
 /// What the kernel knows of a connection.
 #[repr(C)]
@@ -120,10 +129,13 @@ pub struct Connection {
     pub verdict: u32,
     /// Calls seen without a verdict.
     pub undecided: u32,
-    /// Sockets: the process that wrote to it last. Else 0.
+    /// Sockets: the process that wrote to it last. Records: that of the context, once its socket is known. Else 0.
     pub owner: u32,
-    /// Sockets: the slot of its task. Else 0.
+    /// Sockets and records: the slot of its task. Else 0.
     pub slot: u32,
+    /// Records: 1 when nothing more can be sent on the socket.
+    pub has_ended: u32,
+    pub reserved: u32,
 }
 
 /// How far the client's bytes of a connection were followed, to see where its requests start.
@@ -180,6 +192,9 @@ pub const FLAG_BODY: u8 = 32;
 
 /// The connection is a socket on which plaintext is sent.
 pub const FLAG_SOCKET: u8 = 64;
+
+/// The connection is seen at the encryption of its records: data of a held request are told before it is decided.
+pub const FLAG_RECORDS: u8 = 128;
 
 /// [`KIND_MAPPED`]: the process belongs to a task, was sent `SIGSTOP` and waits until the file has been looked at.
 pub const FLAG_WAITS: u8 = 16;

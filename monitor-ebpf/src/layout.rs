@@ -78,6 +78,13 @@ impl Layout {
         word(ctx, self.0 >> layout::PASSED_PLACE)
     }
 
+    /// Where the additional data of a record lie, and their length.
+    #[inline(always)]
+    pub fn additional_data<C: EbpfContext>(self, ctx: &C) -> (u64, u64) {
+        let place = self.0 >> layout::ADDITIONAL_DATA & 0xff;
+        (word(ctx, place), word(ctx, place + 1))
+    }
+
     #[inline(always)]
     pub fn is_go(self) -> bool {
         self.0 & layout::GO != 0

@@ -10,6 +10,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "`core` for BPF has no stable atomic fetch-and-add")]
 
+mod aead;
 mod connect;
 mod gate;
 mod layout;

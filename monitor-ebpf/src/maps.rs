@@ -68,6 +68,10 @@ pub struct Call {
     pub slot: u32,
     /// 1 for writes, 0 for reads.
     pub sent: u32,
+    /// `FLAG_*` of its records.
+    pub flags: u32,
+    /// 1: the last byte of the buffer is not plaintext but says what it is.
+    pub inside: u32,
     pub reserved: u32,
     /// Writes: the walk over them. It lies here and not on the stack, where the verifier would follow every value it can have.
     pub walker: Walker,

@@ -23,11 +23,13 @@ use aya_ebpf::{
     programs::{RawTracePointContext, SkBuffContext, SockAddrContext, TracePointContext},
 };
 use monitor_common::{
-    Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, GATE_SHUT, KIND_CLOSE, KIND_DATA,
-    KIND_START, PROTOCOL_UNKNOWN, Process, SPACE_SOCKET, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN, Walk,
+    CONNECTS, Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, GATE_SHUT, KIND_CLOSE,
+    KIND_DATA, KIND_START, PROTOCOL_UNKNOWN, Process, SPACE_SOCKET, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN,
+    Walk,
 };
 
 use crate::{
+    aead,
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
@@ -73,8 +75,10 @@ const S_IFSOCK: u16 = 0o140_000;
 /// `linux/in.h`, `linux/net.h`
 const IPPROTO_TCP: u32 = 6;
 const SOCK_STREAM: u32 = 1;
-/// `TCP_CLOSE` (`net/tcp_states.h`).
+/// States of TCP (`net/tcp_states.h`).
+const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
+const TCP_LAST_ACK: i32 = 9;
 /// Flags of calls that receive without taking, and of those that take what is not data (`linux/socket.h`).
 const MSG_PEEK: u64 = 0x2;
 const MSG_TRUNC: u64 = 0x20;
@@ -155,8 +159,8 @@ pub fn connecting(ctx: &SockAddrContext, process: &Process) {
         return;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if process.connects == 0 {
-        let process = Process { connects: 1, ..*process };
+    if process.connects & CONNECTS == 0 {
+        let process = Process { connects: process.connects | CONNECTS, ..*process };
         if PROCESSES.insert(&tgid, &process, 0).is_err() {
             count(|c| c.map_full += 1);
         }
@@ -182,6 +186,8 @@ fn begin(cookie: u64, process: &Process) {
         undecided: 0,
         owner: tgid,
         slot: process.slot,
+        has_ended: 0,
+        reserved: 0,
     };
     if CONNECTIONS.insert(&key(cookie), &fresh, 0).is_err() {
         count(|c| c.map_full += 1);
@@ -269,6 +275,7 @@ pub fn socket_enter(ctx: TracePointContext) -> u32 {
     let regs = registers();
     let fd = argument(regs, 0) & 0xffff_ffff;
     let Some((cookie, connection)) = connection_of(fd, &process) else { return 0 };
+    aead::sends(cookie, &process);
     // SAFETY: a live map value; programs send on a connection from one thread at a time.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_IGNORE {
@@ -413,6 +420,9 @@ pub fn socket_exit(ctx: TracePointContext) -> u32 {
     // `sendfile(out, in, …)`, `splice(in, offset, out, …)`
     let fd = if number == abi::SPLICE { argument(regs, 2) } else { kernel_word(regs + u64::from(abi::FIRST)) };
     let Some((cookie, connection)) = connection_of(fd & 0xffff_ffff, &process) else { return 0 };
+    if sent == 0 {
+        aead::has_received(cookie, &process);
+    }
     // SAFETY: a live map value; programs use a direction of a connection from one thread at a time.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_IGNORE {
@@ -498,11 +508,16 @@ fn commit(call: &mut Call, connection: &mut Connection) {
 /// A connection has ended, whoever noticed: what is known of it goes.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn socket_state(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<i32>(2) != TCP_CLOSE {
+    let state = ctx.arg::<i32>(2);
+    if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
         return 0;
     }
     let cookie = read_kernel::<u64>(ctx.arg::<u64>(0), &SOCK_COOKIE);
     if cookie == 0 {
+        return 0;
+    }
+    aead::socket_ends(cookie, state != TCP_FIN_WAIT1);
+    if state != TCP_CLOSE {
         return 0;
     }
     let key = key(cookie);

@@ -8,9 +8,9 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use monitor_common::{
-    Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, PROTOCOL_HTTP1,
-    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, SPACE_TLS, TIERS, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN,
-    Walk, layout,
+    Connection, ConnectionKey, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, KIND_CLOSE, KIND_DATA, KIND_START, PROTOCOL_HTTP1,
+    PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Process, SPACE_RECORDS, SPACE_TLS, TIERS, VERDICT_HTTP, VERDICT_IGNORE,
+    VERDICT_UNKNOWN, Walk, layout,
 };
 
 use crate::{
@@ -34,11 +34,11 @@ pub fn tls_write(ctx: ProbeContext) -> u32 {
     if refuse_if_shut(process.slot) {
         return 0;
     }
-    let Some(call) = remember_call(&ctx, &process, 1) else { return 0 };
+    let Some(call) = remember_call(&ctx, &process, 1, 0) else { return 0 };
     if call.len == 0 {
         return 0;
     }
-    if let Some(connection) = connection(key(call.object), &process) {
+    if let Some(connection) = connection(key_of(call), &process) {
         // SAFETY: a live map value; one thread at a time writes to a TLS object.
         begin_requests(call, unsafe { &mut *connection });
     }
@@ -49,7 +49,7 @@ pub fn tls_write(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn tls_read(ctx: ProbeContext) -> u32 {
     if let Some(process) = current() {
-        remember_call(&ctx, &process, 0);
+        remember_call(&ctx, &process, 0, 0);
     }
     0
 }
@@ -108,7 +108,13 @@ fn key(object: u64) -> ConnectionKey {
 }
 
 #[inline(always)]
-fn by_thread() -> CallKey {
+fn key_of(call: &Call) -> ConnectionKey {
+    let space = if call.flags & u32::from(FLAG_RECORDS) == 0 { SPACE_TLS } else { SPACE_RECORDS };
+    ConnectionKey { space, ..key(call.object) }
+}
+
+#[inline(always)]
+pub fn by_thread() -> CallKey {
     let pid_tgid = bpf_get_current_pid_tgid();
     CallKey { who: u64::from(pid_tgid as u32), tgid: (pid_tgid >> 32) as u32, is_goroutine: 0 }
 }
@@ -120,7 +126,7 @@ fn by_goroutine<C: EbpfContext>(ctx: &C) -> CallKey {
 
 /// Keeps the arguments of the call that is being entered.
 #[inline(always)]
-fn remember_call<C: EbpfContext>(ctx: &C, process: &Process, sent: u32) -> Option<&'static mut Call> {
+pub fn remember_call<C: EbpfContext>(ctx: &C, process: &Process, sent: u32, flags: u8) -> Option<&'static mut Call> {
     let layout = Layout::of(ctx);
     let key = if layout.is_go() { by_goroutine(ctx) } else { by_thread() };
     let call = Call {
@@ -131,6 +137,8 @@ fn remember_call<C: EbpfContext>(ctx: &C, process: &Process, sent: u32) -> Optio
         passed: layout.passed(),
         slot: process.slot,
         sent,
+        flags: u32::from(flags),
+        inside: 0,
         reserved: 0,
         walker: Walker::default(),
     };
@@ -143,7 +151,7 @@ fn remember_call<C: EbpfContext>(ctx: &C, process: &Process, sent: u32) -> Optio
 
 /// Requests that start take a credit each. A write that is tried again (it returned an error, nothing was sent) takes none.
 #[inline(always)]
-fn begin_requests(call: &mut Call, connection: &mut Connection) {
+pub fn begin_requests(call: &mut Call, connection: &mut Connection) {
     if connection.verdict == VERDICT_IGNORE {
         return;
     }
@@ -157,7 +165,7 @@ fn begin_requests(call: &mut Call, connection: &mut Connection) {
     }
     connection.credited_to = walker.credited_to;
     let flags = if walker.starts == 0 { hold_body(call.slot) } else { take_credits(call.slot, walker.starts) };
-    let mut header = header(KIND_START, flags, call.slot);
+    let mut header = header(KIND_START, flags | call.flags as u8, call.slot);
     header.object = call.object;
     header.connection_born = connection.born;
     header.offset = connection.sent;
@@ -174,7 +182,7 @@ fn begin_requests(call: &mut Call, connection: &mut Connection) {
 
 /// The process' connection for a TLS object; a new one where the entry is of another address space.
 #[inline(always)]
-fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> {
+pub fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(&key) {
         // SAFETY: a live map value.
         if unsafe { (*connection).process_born } == process.born {
@@ -193,6 +201,8 @@ fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> 
         undecided: 0,
         owner: 0,
         slot: 0,
+        has_ended: 0,
+        reserved: 0,
     };
     if CONNECTIONS.insert(&key, &fresh, 0).is_err() {
         count(|c| c.map_full += 1);
@@ -203,12 +213,12 @@ fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connection> 
 
 /// Bytes have passed: hands them over if the connection is of interest.
 #[inline(always)]
-fn commit(call: &mut Call, len: u64) {
+pub fn commit(call: &mut Call, len: u64) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // The entry made the process a member; it may have been taken out since.
     // SAFETY: the value is copied out at once.
     let Some(process) = (unsafe { PROCESSES.get(&tgid) }).copied() else { return };
-    let Some(connection) = connection(key(call.object), &process) else { return };
+    let Some(connection) = connection(key_of(call), &process) else { return };
     // SAFETY: a live map value; one thread at a time uses a TLS object.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_UNKNOWN {
@@ -217,7 +227,7 @@ fn commit(call: &mut Call, len: u64) {
     if connection.verdict != VERDICT_HTTP {
         return;
     }
-    let mut header = header(KIND_DATA, if call.sent == 1 { FLAG_SENT } else { 0 }, call.slot);
+    let mut header = header(KIND_DATA, call.flags as u8 | if call.sent == 1 { FLAG_SENT } else { 0 }, call.slot);
     header.object = call.object;
     header.connection_born = connection.born;
     if call.sent == 1 {

@@ -1,7 +1,8 @@
 //! Requests that wait in sockets.
 //!
 //! A process that sends plaintext is stopped only after its system call: what it has sent lies in the socket, which may not send it yet, and its
-//! records come before it is decided whether the request may go. They are kept back until then.
+//! records come before it is decided whether the request may go. They are kept back until then. So are those of TLS records, which are copied before they are
+//! encrypted.
 
 use std::{collections::HashSet, thread};
 
@@ -40,7 +41,7 @@ impl Engine {
     /// Keeps an event back if a request waits on its connection.
     pub fn is_kept_back(&mut self, event: &Event<'_>, time: u64) -> bool {
         let (Event::Data { connection, .. } | Event::Closed { connection }) = *event else { return false };
-        if connection.transport != Transport::Socket {
+        if connection.transport == Transport::Tls {
             return false;
         }
         let Some(process) = self.held.get_mut(&connection.pid) else { return false };

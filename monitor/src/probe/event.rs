@@ -1,8 +1,8 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey, Header,
-    KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey,
+    Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -19,6 +19,8 @@ pub struct Slot(pub u32);
 pub enum Transport {
     /// At the calls of a TLS library.
     Tls,
+    /// At the encryption of TLS records.
+    Records,
     /// At the socket itself: nothing is encrypted.
     Socket,
 }
@@ -27,7 +29,7 @@ impl Transport {
     /// Scheme of the URLs that are asked for.
     pub const fn scheme(self) -> &'static str {
         match self {
-            Self::Tls => "https",
+            Self::Tls | Self::Records => "https",
             Self::Socket => "http",
         }
     }
@@ -38,7 +40,7 @@ impl Transport {
 pub struct ConnectionId {
     pub pid: Pid,
     pub transport: Transport,
-    /// Address of the TLS object; cookie of the socket.
+    /// Address of the TLS object, or of the context that seals; cookie of the socket.
     pub object: u64,
     /// Boot-clock nanoseconds of its first sight: the address is used again after the object was freed.
     pub born: u64,
@@ -139,7 +141,11 @@ impl<'a> Event<'a> {
         let payload = record.get(size_of::<Header>()..).unwrap_or_default();
         let payload = payload.get(..usize::try_from(header.len).ok()?).unwrap_or(payload);
         let slot = Slot(header.slot);
-        let transport = if header.flags & FLAG_SOCKET == 0 { Transport::Tls } else { Transport::Socket };
+        let transport = match header.flags {
+            flags if flags & FLAG_SOCKET != 0 => Transport::Socket,
+            flags if flags & FLAG_RECORDS != 0 => Transport::Records,
+            _ => Transport::Tls,
+        };
         let connection =
             ConnectionId { pid: header.tgid, transport, object: header.object, born: header.connection_born };
         let event = match header.kind {

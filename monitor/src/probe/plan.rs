@@ -34,10 +34,14 @@ pub enum Program {
     Return,
     GoReturn,
     Close,
+    Seal,
+    Open,
+    Opened,
 }
 
 impl Program {
-    pub const ALL: [Self; 5] = [Self::Write, Self::Read, Self::Return, Self::GoReturn, Self::Close];
+    pub const ALL: [Self; 8] =
+        [Self::Write, Self::Read, Self::Return, Self::GoReturn, Self::Close, Self::Seal, Self::Open, Self::Opened];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
@@ -47,6 +51,9 @@ impl Program {
             Self::Return => "tls_return",
             Self::GoReturn => "go_return",
             Self::Close => "tls_close",
+            Self::Seal => "record_seal",
+            Self::Open => "record_open",
+            Self::Opened => "record_opened",
         }
     }
 }
@@ -93,7 +100,7 @@ impl Plan {
     }
 }
 
-/// Stacks whose functions take the plaintext whole: what identifies the connection, a buffer and a length.
+/// Stacks for which there are programs.
 fn is_readable(stack: TlsStack) -> bool {
     match stack {
         TlsStack::OpenSsl
@@ -103,14 +110,18 @@ fn is_readable(stack: TlsStack) -> bool {
         | TlsStack::GoCryptoTls
         | TlsStack::S2n
         | TlsStack::WolfSsl
-        | TlsStack::MbedTls => true,
-        TlsStack::RustlsAwsLc | TlsStack::RustlsRing | TlsStack::Rustls | TlsStack::Jsse => false,
+        | TlsStack::MbedTls
+        | TlsStack::RustlsAwsLc => true,
+        TlsStack::RustlsRing | TlsStack::Rustls | TlsStack::Jsse => false,
     }
 }
 
 /// The return first: an entry without its return would leave the call open. Where nothing else tells that a connection ends, `ends` by a shutdown.
 fn probes(target: &Target, ends: bool) -> Vec<Probe> {
+    let are_records = target.abi.additional.is_some();
     let entry = match target.role {
+        Role::Write if are_records => Program::Seal,
+        Role::Read if are_records => Program::Open,
         Role::Write => Program::Write,
         Role::Read => Program::Read,
         Role::Close => Program::Close,
@@ -121,13 +132,15 @@ fn probes(target: &Target, ends: bool) -> Vec<Probe> {
     let is_go = target.stack == TlsStack::GoCryptoTls;
     let Some(cookie) = cookie(&target.abi, is_go) else { return Vec::new() };
     let entry = |offset: u64| Probe { program: entry, offset, cookie };
-    if entry(0).program == Program::Close {
+    // What was sealed is copied at the entry; the return tells nothing.
+    if matches!(entry(0).program, Program::Close | Program::Seal) {
         return vec![entry(target.entry.offset)];
     }
+    let returned = if are_records { Program::Opened } else { Program::Return };
     match &target.returns {
         // At the same place: a return probe that is apart from the entry's costs a second breakpoint.
         Returns::Probe { offset } => {
-            vec![Probe { program: Program::Return, offset: *offset, cookie }, entry(*offset)]
+            vec![Probe { program: returned, offset: *offset, cookie }, entry(*offset)]
         }
         Returns::Sites(sites) => {
             let site = |offset: &u64| Probe { program: Program::GoReturn, offset: *offset, cookie };
@@ -152,6 +165,7 @@ fn cookie(abi: &Abi, is_go: bool) -> Option<u64> {
             | at(abi.length)? << layout::LENGTH
             | at(place)? << layout::PASSED_PLACE
             | u64::from(passed) << layout::PASSED
+            | at(abi.additional.map(Place::Stack))? << layout::ADDITIONAL_DATA
             | if is_go { layout::GO } else { 0 },
     )
 }
@@ -174,17 +188,20 @@ mod tests {
     #[test]
     fn cookies_tell_the_layout() {
         // SSL_write, SSL_write_ex, (*Conn).Write of Go.
-        assert_eq!(cookie(&Abi::RETURNS_LENGTH, false), Some(0x00_ff_02_01_00));
-        assert_eq!(cookie(&Abi::points_to_length(3), false), Some(0x01_03_02_01_00));
+        assert_eq!(cookie(&Abi::RETURNS_LENGTH, false), Some(0xff_00_ff_02_01_00));
+        assert_eq!(cookie(&Abi::points_to_length(3), false), Some(0xff_01_03_02_01_00));
         let go = Abi {
             object: Place::GoRegister(0),
             buffer: Some(Place::GoRegister(1)),
             length: Some(Place::GoRegister(2)),
             passed: Passed::GoResult(Place::GoRegister(0)),
+            additional: None,
         };
-        assert_eq!(cookie(&go, true), Some(0x13_20_22_21_20));
-        let stack = Abi { object: Place::Stack(8), buffer: None, length: None, passed: Passed::Nothing };
-        assert_eq!(cookie(&stack, true), Some(0x10_ff_ff_ff_41));
+        assert_eq!(cookie(&go, true), Some(0xff_13_20_22_21_20));
+        let stack = Abi { object: Place::Stack(8), ..Abi::OBJECT };
+        assert_eq!(cookie(&stack, true), Some(0xff_10_ff_ff_ff_41));
         assert_eq!(cookie(&Abi { object: Place::Stack(9), ..stack }, true), None);
+        let record = Abi { additional: Some(24), ..Abi::RETURNS_LENGTH };
+        assert_eq!(cookie(&record, false), Some(0x43_00_ff_02_01_00));
     }
 }

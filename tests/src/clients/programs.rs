@@ -44,7 +44,8 @@ pub fn native() -> anyhow::Result<PathBuf> {
             build.current_dir(build_tree::scripts().join("go"));
             recipe::run(&mut build).context("building the client in Go (Debian: apt-get install golang-go)")?;
         }
-        for (name, feature) in [("reqwest-rustls", "rustls"), ("reqwest-native", "native")] {
+        for (name, feature) in [("reqwest-ring", "rustls"), ("reqwest-aws-lc", "aws-lc"), ("reqwest-native", "native")]
+        {
             let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             build.args(["build", "--quiet", "--release", "--locked", "--features", feature, "--target-dir"]);
             build.arg(directory.join("cargo")).current_dir(build_tree::scripts().join("rust"));

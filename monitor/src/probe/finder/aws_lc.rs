@@ -29,6 +29,7 @@ pub const SEAL: Known = Known {
         buffer: Some(Place::Stack(8)),
         length: Some(Place::Stack(16)),
         passed: Passed::Requested,
+        additional: Some(24),
     },
 };
 /// `int EVP_AEAD_CTX_open(ctx, out, out_len, max_out_len, nonce, nonce_len, in, in_len, ad, ad_len)`.
@@ -40,6 +41,7 @@ pub const OPEN: Known = Known {
         buffer: Some(Place::Argument(1)),
         length: None,
         passed: Passed::PointedTo(Place::Argument(2)),
+        additional: Some(24),
     },
 };
 
@@ -52,6 +54,7 @@ const SEAL_SCATTER: Known = Known {
         buffer: Some(Place::Stack(16)),
         length: Some(Place::Stack(24)),
         passed: Passed::Requested,
+        additional: Some(48),
     },
 };
 /// `int EVP_AEAD_CTX_open_gather(ctx, out, nonce, nonce_len, in, in_len, …)`
@@ -63,6 +66,7 @@ const OPEN_GATHER: Known = Known {
         buffer: Some(Place::Argument(1)),
         length: Some(Place::Argument(5)),
         passed: Passed::Requested,
+        additional: Some(24),
     },
 };
 /// Which ones are called depends on the version of TLS and the cipher.

@@ -70,12 +70,14 @@ fn add(search: &mut Search<'_, '_>, function: &Function<'_>, role: Role) {
             buffer: Some(Place::GoRegister(1)),
             length: Some(Place::GoRegister(2)),
             passed: Passed::GoResult(Place::GoRegister(0)),
+            additional: None,
         },
         Convention::Stack => Abi {
             object: Place::Stack(8),
             buffer: Some(Place::Stack(16)),
             length: Some(Place::Stack(24)),
             passed: Passed::GoResult(Place::Stack(40)),
+            additional: None,
         },
     };
     let sites = if role == Role::Close {

@@ -25,7 +25,7 @@ const fn known(name: &'static str, role: Role, abi: Abi) -> Known {
 }
 
 /// `f(object, packet)`: a buffer that the library hands out.
-const PACKET: Abi = Abi { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Returned };
+const PACKET: Abi = Abi { buffer: None, length: None, ..Abi::RETURNS_LENGTH };
 
 /// `SSL_*` of OpenSSL 1.0.2 to 3.x, LibreSSL, BoringSSL and AWS-LC.
 pub const OPENSSL: [Known; 13] = [

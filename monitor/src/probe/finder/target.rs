@@ -123,6 +123,8 @@ pub struct Abi {
     /// Length of the buffer at entry, which may be more than what passes.
     pub length: Option<Place>,
     pub passed: Passed,
+    /// Functions that encrypt records: so many bytes above the stack pointer is the address of a record's additional data, and above that their length.
+    pub additional: Option<u16>,
 }
 
 impl Abi {
@@ -132,6 +134,7 @@ impl Abi {
         buffer: Some(Place::Argument(1)),
         length: Some(Place::Argument(2)),
         passed: Passed::Returned,
+        additional: None,
     };
 
     /// `ok = f(object, buffer, length, …, size_t *passed)`, with the pointer at this argument.
@@ -140,7 +143,7 @@ impl Abi {
     }
 
     /// `f(object)`
-    pub const OBJECT: Self = Self { object: Place::Argument(0), buffer: None, length: None, passed: Passed::Nothing };
+    pub const OBJECT: Self = Self { buffer: None, length: None, passed: Passed::Nothing, ..Self::RETURNS_LENGTH };
 
     /// What must still hold its value where a probe of the entry reads it.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + use<> {
@@ -148,7 +151,7 @@ impl Abi {
             Passed::PointedTo(place) => Some(place),
             Passed::Returned | Passed::Requested | Passed::GoResult(_) | Passed::Nothing => None,
         };
-        [Some(self.object), self.buffer, self.length, passed].into_iter().flatten()
+        [Some(self.object), self.buffer, self.length, passed, self.additional.map(Place::Stack)].into_iter().flatten()
     }
 }
 

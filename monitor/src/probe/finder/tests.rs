@@ -325,12 +325,14 @@ fn go_is_found_by_its_function_table() {
         buffer: Some(Place::GoRegister(1)),
         length: Some(Place::GoRegister(2)),
         passed: Passed::GoResult(Place::GoRegister(0)),
+        additional: None,
     };
     let stack = Abi {
         object: Place::Stack(8),
         buffer: Some(Place::Stack(16)),
         length: Some(Place::Stack(24)),
         passed: Passed::GoResult(Place::Stack(40)),
+        additional: None,
     };
     let kinds: [(&[&str], Abi); 5] = [
         (&["-DMAGIC=0xfffffff1", "-DTEXT=text"], registers),

@@ -56,7 +56,7 @@ END
 exec "$CODEX" exec --skip-git-repo-check --json 'Say hello' </dev/null"#,
         version: r#""$CODEX" --version | cut -d' ' -f2"#,
         calls: 1,
-        expected: Expected::Uncovered,
+        expected: Expected::Exact,
     },
     Row { name: "aider --no-stream", start: AIDER_WHOLE, expected: Expected::Exact, ..AIDER },
     Row { name: "aider", start: AIDER_STREAM, expected: Expected::Estimated, ..AIDER },
