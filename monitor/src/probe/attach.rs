@@ -93,6 +93,8 @@ pub struct Attacher {
     files: KernelMap<MapData, FileKey, u32>,
     signatures: Signatures,
     known: Known,
+    /// Sockets are seen, so that what is encrypted and what is decrypted can be joined.
+    joins_records: bool,
     attached: HashMap<FileKey, Probed>,
 }
 
@@ -104,8 +106,14 @@ struct Probed {
 }
 
 impl Attacher {
-    pub fn new(ebpf: Ebpf, files: KernelMap<MapData, FileKey, u32>, signatures: Signatures, known: Known) -> Self {
-        Self { ebpf, files, signatures, known, attached: HashMap::new() }
+    pub fn new(
+        ebpf: Ebpf,
+        files: KernelMap<MapData, FileKey, u32>,
+        signatures: Signatures,
+        known: Known,
+        joins_records: bool,
+    ) -> Self {
+        Self { ebpf, files, signatures, known, joins_records, attached: HashMap::new() }
     }
 
     pub fn attached(&self) -> Vec<Attached> {
@@ -220,7 +228,7 @@ impl Attacher {
     fn plan(&mut self, file: &File, path: &Path, name: &Path) -> Result<Plan, ImageError> {
         let metadata = file.metadata()?;
         if let Some(plan) = self.known.get(&metadata) {
-            return Ok(plan);
+            return Ok(self.without_records(plan));
         }
         let mut plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Names)?);
         if !plan.probes.is_empty() {
@@ -232,7 +240,19 @@ impl Attacher {
             plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);
         }
         self.known.put(&metadata, &plan);
-        Ok(plan)
+        Ok(self.without_records(plan))
+    }
+
+    /// The plan as it is where sockets are not looked at.
+    fn without_records(&self, mut plan: Plan) -> Plan {
+        if !self.joins_records && plan.stacks.contains(&TlsStack::RustlsAwsLc) {
+            plan.probes.retain(|probe| !matches!(probe.program, Program::Seal | Program::Open | Program::Opened));
+            plan.stacks.retain(|stack| *stack != TlsStack::RustlsAwsLc);
+            let because =
+                "its two directions are joined through their socket, which needs `plaintext = true` under [kernel]";
+            plan.uncovered.push((TlsStack::RustlsAwsLc, because.to_owned()));
+        }
+        plan
     }
 
     fn attach(&mut self, key: FileKey, file: File, name: PathBuf, plan: &Plan) -> Result<(), ProgramError> {

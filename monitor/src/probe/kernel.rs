@@ -195,7 +195,7 @@ impl Probes {
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
-        let mut attacher = Attacher::new(ebpf, files, signatures, known);
+        let mut attacher = Attacher::new(ebpf, files, signatures, known, capacity.sees_plaintext);
         said.extend(attacher.attach_host(members, &mut ring));
         let attached = attacher.attached();
         if attached.is_empty() {
@@ -276,6 +276,8 @@ fn signatures() -> Result<(Signatures, Vec<SignatureError>), LoadError> {
 fn fingerprint(signatures: &Signatures) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     format!("{signatures:?}").hash(&mut hasher);
+    // Another build may find, or be able to read, something else.
+    (env!("CARGO_PKG_VERSION"), OBJECT).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

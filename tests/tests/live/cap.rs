@@ -1,10 +1,12 @@
 //! After the cap, no further request leaves the host.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tollgate_tests::{
     Client, Config, Report, Seen, Truth,
-    clients::Curl,
-    daemon::Options,
+    clients::{Curl, matrix, programs},
+    daemon::{Options, bounded},
     model_server::Api,
     reference_price::{self, PicoUsd},
     report::Call,
@@ -99,7 +101,7 @@ fn a_looping_sdk_is_stopped_at_its_cap() {
 /// and the first ones have shown what.
 #[test]
 fn a_burst_does_not_outrun_the_cap() {
-    let bench = Bench::with_server(Config { stall: std::time::Duration::from_millis(30), ..Config::default() });
+    let bench = Bench::with_server(Config { stall: Duration::from_millis(30), ..Config::default() });
     let same = json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 100, "reasoning_tokens": 0});
     let client = Client::loop_agent(&bench.server, "burst").asking(&same).with(&["--warm-up", "5", "--parallel", "8"]);
     let report = run_to_the_cap(&bench, "burst", &client);
@@ -110,7 +112,7 @@ fn a_burst_does_not_outrun_the_cap() {
 /// Streams of one HTTP/2 connection are requests like any others: each takes its credit when it starts, also when several start in one write.
 #[test]
 fn streams_of_one_connection_do_not_outrun_the_cap() {
-    let bench = Bench::with_server(Config { stall: std::time::Duration::from_millis(30), ..Config::default() });
+    let bench = Bench::with_server(Config { stall: Duration::from_millis(30), ..Config::default() });
     let (task, same) =
         ("streams", json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 100, "reasoning_tokens": 0}));
     let run = |curl: &Curl| {
@@ -128,6 +130,29 @@ fn streams_of_one_connection_do_not_outrun_the_cap() {
     assert!(truths.len() > 10, "{truths:#?}");
     let connections: std::collections::BTreeSet<_> = truths.iter().map(|truth| truth.connection).collect();
     assert!(connections.len() < 4, "the streams share a connection: {connections:?}");
+    bench.assert_lossless();
+}
+
+/// Where the gate is at the encryption of records, with many threads and connections.
+#[test]
+fn rustls_does_not_outrun_the_cap() {
+    let bench = Bench::with_server(Config { stall: Duration::from_millis(30), ..Config::default() });
+    let native = programs::native().expect("clients in Go and Rust");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    matrix::write_bodies(directory.path());
+    let body = directory.path().join("chat-stream.json");
+    let run = |calls: &str, connections: &str| {
+        let mut command = bench.daemon.command(&["run", "--task", "rustls", "--budget", CAP, "--"]);
+        command.arg(native.join("reqwest-aws-lc-stripped")).arg(&bench.server.base_url).arg(&bench.server.ca_path);
+        bounded(command.arg(&body).args([calls, connections]))
+    };
+    // The first ones show what a call costs.
+    assert_exit(&run("3", "1"), 0);
+    assert_exit(&run("100", "8"), 137);
+    let truths = bench.server.truth();
+    assert_capped(&truths);
+    assert!(truths.len() > 10, "{truths:#?}");
+    assert_eq!(bench.daemon.report_when("rustls", |report| report.state == "stopped").held(), 0);
     bench.assert_lossless();
 }
 

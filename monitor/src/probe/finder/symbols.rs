@@ -7,7 +7,7 @@ use object::ObjectSymbol as _;
 use super::{
     Search,
     image::Image,
-    target::{Abi, Found, Passed, Place, Role, TlsStack},
+    target::{Abi, Found, Place, Role, TlsStack},
 };
 
 use Role::{Close, Peek, Read, SendFile, Shutdown, Write};
