@@ -14,6 +14,7 @@ mod plan;
 mod random;
 mod responses;
 mod service;
+mod socket;
 mod truth;
 
 use std::{
@@ -228,10 +229,10 @@ async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, origin: Origin,
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, origin: Origin, service: Arc<Service>) {
+async fn speak(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, origin: Origin, service: Arc<Service>) {
     let answer = service_fn(move |request| Arc::clone(&service).answer(origin, request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(KEEP_ALIVE);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer).await;
 }

@@ -1,4 +1,4 @@
-//! OpenAI responses, as <https://api.openai.com/v1/responses> answers over HTTP.
+//! OpenAI responses, as <https://api.openai.com/v1/responses> answers over HTTP, and on a WebSocket.
 
 use serde_json::{Value, json};
 
@@ -8,19 +8,24 @@ use crate::Usage;
 /// The answer's body: one piece, or the events of a stream.
 pub(super) fn body(plan: &Plan, created: u64) -> Vec<Piece> {
     if plan.stream {
-        return stream(plan, created);
+        let frame = |(kind, event): (&str, Piece)| {
+            let data = String::from_utf8_lossy(&event.bytes).into_owned();
+            Piece { bytes: format!("event: {kind}\ndata: {data}\n\n").into(), ..event }
+        };
+        return events(plan, created).into_iter().map(frame).collect();
     }
     let answer = response(plan, created, "completed");
     vec![Piece { chunks: 1, billed: Some(plan.usage), ..Piece::last(answer.to_string()) }]
 }
 
-fn stream(plan: &Plan, created: u64) -> Vec<Piece> {
+/// The events of a stream, each with its type; on a WebSocket each is a message.
+pub(super) fn events(plan: &Plan, created: u64) -> Vec<(&'static str, Piece)> {
     let mut number = 0;
-    let mut event = |kind: &str, mut data: Value| {
+    let mut event = |kind: &'static str, mut data: Value| {
         data["type"] = kind.into();
         data["sequence_number"] = number.into();
         number += 1;
-        Piece::new(format!("event: {kind}\ndata: {data}\n\n"))
+        (kind, Piece::new(data.to_string()))
     };
     let item =
         json!({"id": item_id(plan), "type": "message", "status": "in_progress", "role": "assistant", "content": []});
@@ -33,21 +38,26 @@ fn stream(plan: &Plan, created: u64) -> Vec<Piece> {
     };
     let begun = response(plan, created, "in_progress");
     let mut pieces = vec![
-        Piece { billed: Some(plan.billed_at_start()), ..event("response.created", json!({"response": begun})) },
+        with(event("response.created", json!({"response": begun})), 0, plan.billed_at_start()),
         event("response.in_progress", json!({"response": begun})),
         event("response.output_item.added", json!({"output_index": 0, "item": item})),
         event("response.content_part.added", at("part", part(""))),
     ];
     for (text, billed) in plan.chunks() {
         let delta = event("response.output_text.delta", at("delta", text.into()));
-        pieces.push(Piece { chunks: 1, billed: Some(billed), ..delta });
+        pieces.push(with(delta, 1, billed));
     }
     pieces.push(event("response.output_text.done", at("text", plan.text().into())));
     pieces.push(event("response.content_part.done", at("part", part(&plan.text()))));
     pieces.push(event("response.output_item.done", json!({"output_index": 0, "item": message(plan)})));
     let completed = event("response.completed", json!({"response": response(plan, created, "completed")}));
-    pieces.push(Piece { billed: Some(plan.usage), completes: true, ..completed });
+    let (kind, completed) = with(completed, 0, plan.usage);
+    pieces.push((kind, Piece { completes: true, ..completed }));
     pieces
+}
+
+fn with((kind, event): (&'static str, Piece), chunks: u64, billed: Usage) -> (&'static str, Piece) {
+    (kind, Piece { chunks, billed: Some(billed), ..event })
 }
 
 fn item_id(plan: &Plan) -> String {

@@ -7,13 +7,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http_body_util::{BodyExt as _, Limited};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Either, Empty, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, UPGRADE},
 };
 use serde_json::{Value, json};
+use yawc::{Options, UpgradeFut, WebSocket};
 
 use super::{
     Config,
@@ -24,7 +26,8 @@ use super::{
     plan::Plan,
     random::Random,
     responses,
-    truth::{Api, Arrival, Book, Call, Entry},
+    socket::Socket,
+    truth::{Api, Arrival, Book, Call, Entry, State},
 };
 
 /// Larger request bodies are refused.
@@ -43,6 +46,19 @@ pub(super) struct Service {
 pub(super) struct Origin {
     pub(super) connection: u64,
     pub(super) peer: SocketAddr,
+}
+
+/// An answer of HTTP, or none: the connection goes on as a WebSocket.
+pub(super) type Reply = Either<Answer, Empty<Bytes>>;
+
+/// Takes a client at its word that wants to go on with a WebSocket at the one endpoint that has it.
+fn upgrade(request: &mut Request<Incoming>) -> Option<(Response<Reply>, UpgradeFut)> {
+    let wants = request.method() == Method::GET
+        && request.uri().path().ends_with("/v1/responses")
+        && request.headers().contains_key(UPGRADE);
+    let options = Options::default().with_balanced_compression();
+    let (response, upgrade) = wants.then(|| WebSocket::upgrade_with_options(request, options)).and_then(Result::ok)?;
+    Some((response.map(|_| Either::Right(Empty::new())), upgrade))
 }
 
 /// What a path stands for, under any prefix.
@@ -112,23 +128,33 @@ impl Service {
     pub(super) async fn answer(
         self: Arc<Self>,
         origin: Origin,
-        request: Request<Incoming>,
-    ) -> Result<Response<Answer>, Infallible> {
-        let (head, body) = request.into_parts();
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Infallible> {
         let mut entry = self.book.arrival(Arrival {
             connection: origin.connection,
             peer: origin.peer,
-            client: head.headers.get(CLIENT_HEADER).and_then(|tag| tag.to_str().ok()).map(str::to_owned),
-            method: head.method.to_string(),
-            path: head.uri.path().to_owned(),
+            client: request.headers().get(CLIENT_HEADER).and_then(|tag| tag.to_str().ok()).map(str::to_owned),
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
         });
+        if let Some((response, upgrade)) = upgrade(&mut request) {
+            entry.answering(101, None);
+            entry.ended(State::Complete);
+            let (headers, path) = (request.headers().clone(), request.uri().path().to_owned());
+            tokio::spawn(Socket { service: self, origin, headers, path }.serve(upgrade));
+            return Ok(response);
+        }
+        let (head, body) = request.into_parts();
         let endpoint = Endpoint::of(&head.method, head.uri.path());
         let body = match Limited::new(body, MAX_REQUEST).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return Ok(refusal(entry, endpoint, 400, &format!("the body cannot be read: {error}"))),
+            Err(error) => {
+                let refusal = refusal(entry, endpoint, 400, &format!("the body cannot be read: {error}"));
+                return Ok(refusal.map(Either::Left));
+            }
         };
         entry.body_arrived(body.len());
-        Ok(match endpoint {
+        let response = match endpoint {
             Endpoint::Call(api) => self.call(api, head.uri.path(), &head.headers, &body, entry).await,
             Endpoint::CountTokens => {
                 let tokens = self.random().around(self.config.input_tokens);
@@ -137,7 +163,8 @@ impl Service {
             Endpoint::Models => plain(entry, 200, &models()),
             Endpoint::Root => plain(entry, 200, &json!({})),
             Endpoint::Unknown => refusal(entry, endpoint, 404, "Not found"),
-        })
+        };
+        Ok(response.map(Either::Left))
     }
 
     async fn call(&self, api: Api, path: &str, headers: &HeaderMap, body: &[u8], mut entry: Entry) -> Response<Answer> {
@@ -239,6 +266,16 @@ impl Service {
         response
     }
 
+    pub(super) fn book(&self) -> &Arc<Book> {
+        &self.book
+    }
+
+    /// What a request is to be answered, and the pause between the pieces.
+    pub(super) fn plan(&self, api: Api, request: &Value, directive: &Directive) -> (Plan, Duration) {
+        let delay = directive.delay_ms.map_or(self.config.delay, Duration::from_millis);
+        (Plan::draw(api, request, directive, &self.config, &mut self.random()), delay)
+    }
+
     fn random(&self) -> std::sync::MutexGuard<'_, Random> {
         self.random.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -284,6 +321,6 @@ fn models() -> Value {
     })
 }
 
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

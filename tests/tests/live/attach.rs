@@ -39,7 +39,7 @@ fn assert_all_metered(bench: &Bench, task: &str, calls: usize) -> Report {
 }
 
 /// Each leaves some probes behind, which the kernel takes a while to remove.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 100;
 
 #[test]
 fn processes_that_live_for_one_request_are_metered() {

@@ -58,6 +58,24 @@ exec "$CODEX" exec --skip-git-repo-check --json 'Say hello' </dev/null"#,
         calls: 1,
         expected: Expected::Exact,
     },
+    Row {
+        name: "Codex, WebSocket",
+        tls: "rustls with AWS-LC, in the program, without symbols",
+        start: r#"export CODEX_HOME="$HOME/codex" CODEX_CA_CERTIFICATE="$CA"
+mkdir "$CODEX_HOME" && cat > "$CODEX_HOME/config.toml" <<END
+model = "gpt-5.1-codex"
+openai_base_url = "$BASE/v1"
+check_for_update_on_startup = false
+[analytics]
+enabled = false
+END
+printf sk-test | "$CODEX" login --with-api-key >/dev/null 2>&1
+exec "$CODEX" exec --skip-git-repo-check --json 'Say hello' </dev/null"#,
+        version: r#""$CODEX" --version | cut -d' ' -f2"#,
+        // One to have everything ready, which generates nothing.
+        calls: 2,
+        expected: Expected::Exact,
+    },
     Row { name: "aider --no-stream", start: AIDER_WHOLE, expected: Expected::Exact, ..AIDER },
     Row { name: "aider", start: AIDER_STREAM, expected: Expected::Estimated, ..AIDER },
 ];
