@@ -31,8 +31,8 @@ fn rewrite() -> anyhow::Result<()> {
             if let Some(failure) = row.failure {
                 bail!("{} was not as expected: {failure}", row.name);
             }
-            let tried = format!("{}, {}", row.version, row.architecture);
-            table.push_str(&matrix::line(&row.name, &row.tls, row.expected, &tried));
+            let Shown { name, tls, how, version, architecture, expected, .. } = &row;
+            table.push_str(&matrix::line(name, tls, how, *expected, version, architecture));
         }
     }
     let path = build_tree::workspace().join("README.md");

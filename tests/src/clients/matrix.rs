@@ -29,6 +29,8 @@ pub struct Row {
     /// The TLS library, and how it is linked.
     pub tls: &'static str,
     pub start: &'static str,
+    /// Prints the file whose TLS it is, or that is linked with it.
+    pub file: &'static str,
     /// Prints the version, on its first line.
     pub version: &'static str,
     /// How many calls reach the server.
@@ -89,6 +91,8 @@ pub enum Expected {
 pub struct Shown {
     pub name: String,
     pub tls: String,
+    /// By what its functions were found; empty where nothing is read.
+    pub how: String,
     pub version: String,
     /// Of the processor, as Rust names it.
     pub architecture: String,
@@ -98,7 +102,7 @@ pub struct Shown {
 }
 
 /// Every group: its name, which its file of results has too, and its clients.
-pub const GROUPS: [(&str, &[Row]); 7] = [
+pub const GROUPS: [(&str, &[Row]); 8] = [
     ("debian", DEBIAN),
     ("python", PYTHON),
     ("more-python", MORE_PYTHON),
@@ -106,6 +110,7 @@ pub const GROUPS: [(&str, &[Row]); 7] = [
     ("javascript", JAVASCRIPT),
     ("native", NATIVE),
     ("agents", AGENTS),
+    ("plain", PLAIN),
 ];
 
 /// Calls of a client in plain HTTP: two APIs, each whole and streamed.
@@ -116,6 +121,7 @@ pub const DEBIAN: &[Row] = &[
         name: "curl, HTTP/1.1",
         tls: "OpenSSL, shared",
         start: CURL_1,
+        file: "echo /usr/bin/curl",
         version: "curl --version | cut -d' ' -f1,2,5",
         calls: CALLS,
         expected: Expected::Exact,
@@ -124,6 +130,7 @@ pub const DEBIAN: &[Row] = &[
         name: "curl, HTTP/2",
         tls: "OpenSSL, shared",
         start: CURL_2,
+        file: "echo /usr/bin/curl",
         version: "curl --version | cut -d' ' -f1,2,5",
         calls: CALLS,
         expected: Expected::Exact,
@@ -132,6 +139,7 @@ pub const DEBIAN: &[Row] = &[
         name: "pycurl (libcurl-gnutls)",
         tls: "GnuTLS, shared",
         start: r#"exec /usr/bin/python3 "$SCRIPTS/matrix.py" pycurl"#,
+        file: "/usr/bin/python3 -c 'import pycurl; print(pycurl.__file__)'",
         version: "/usr/bin/python3 -c 'import pycurl; print(*pycurl.version.split()[:3])'",
         calls: CALLS,
         expected: Expected::Exact,
@@ -140,6 +148,7 @@ pub const DEBIAN: &[Row] = &[
         name: "wget",
         tls: "GnuTLS, shared",
         start: WGET,
+        file: "echo /usr/bin/wget",
         version: "wget --version | cut -d' ' -f1-3",
         calls: CALLS,
         expected: Expected::Exact,
@@ -148,6 +157,7 @@ pub const DEBIAN: &[Row] = &[
         name: "gnutls-cli",
         tls: "GnuTLS, shared",
         start: GNUTLS_CLI,
+        file: "echo /usr/bin/gnutls-cli",
         version: "gnutls-cli --version",
         calls: CALLS,
         expected: Expected::Exact,
@@ -190,6 +200,8 @@ pub const PYTHON: &[Row] = &[
     sdk("anthropic", ANTHROPIC, r#""$PYTHON" -c 'import anthropic; print(anthropic.__version__)'"#),
 ];
 
+const PYTHON_TLS: &str = r#""$PYTHON" -c 'import _ssl; print(_ssl.__file__)'"#;
+
 const OPENAI: &str = r#"client() { "$PYTHON" "$SCRIPTS/openai_client.py" --base-url "$BASE" --client "$CLIENT" --calls 2 "$@"; }
 client && client --stream"#;
 
@@ -197,12 +209,25 @@ const ANTHROPIC: &str = r#"client() { "$PYTHON" "$SCRIPTS/anthropic_client.py" -
 client && client --stream"#;
 
 const fn sdk(name: &'static str, start: &'static str, version: &'static str) -> Row {
-    Row { name, tls: "OpenSSL, shared", start, version, calls: CALLS, expected: Expected::Exact }
+    Row { name, tls: "OpenSSL, shared", start, file: PYTHON_TLS, version, calls: CALLS, expected: Expected::Exact }
 }
 
 const REQUESTS: &str = r#""$PYTHON" -c 'import requests; print(requests.__version__)'"#;
 const HTTPX: &str = r#""$PYTHON" -c 'import httpx; print(httpx.__version__)'"#;
 const AIOHTTP: &str = r#""$PYTHON" -c 'import aiohttp; print(aiohttp.__version__)'"#;
+
+/// Clients of a model server on this host, without TLS.
+pub const PLAIN: &[Row] = &[
+    plain("curl, plaintext", CURL_1, "curl --version | cut -d' ' -f1,2"),
+    plain("requests, plaintext", r#"exec "$PYTHON" "$SCRIPTS/matrix.py" requests"#, REQUESTS),
+    plain("aiohttp, plaintext", r#"exec "$PYTHON" "$SCRIPTS/matrix.py" aiohttp"#, AIOHTTP),
+    plain("openai, plaintext", OPENAI, r#""$PYTHON" -c 'import openai; print(openai.__version__)'"#),
+    plain("Node fetch, plaintext", r#"exec node "$SCRIPTS/node/matrix.mjs" fetch"#, "node --version"),
+];
+
+const fn plain(name: &'static str, start: &'static str, version: &'static str) -> Row {
+    Row { name, tls: "none", start, file: "", version, calls: CALLS, expected: Expected::Exact }
+}
 
 pub const NODE: &[Row] = &[
     node("Node fetch", r#"exec node "$SCRIPTS/node/matrix.mjs" fetch"#),
@@ -215,6 +240,7 @@ const fn node(name: &'static str, start: &'static str) -> Row {
         name,
         tls: "OpenSSL, in the program (Debian's: shared)",
         start,
+        file: "command -v node",
         version: "node --version",
         calls: CALLS,
         expected: Expected::Exact,
@@ -224,18 +250,18 @@ const fn node(name: &'static str, start: &'static str) -> Row {
 /// What stands around the table in `README.md`.
 pub const MARKERS: [&str; 2] = ["<!-- matrix -->\n", "<!-- /matrix -->"];
 
-/// A line of the table: client, TLS, result, and what was tried: version and architecture.
-pub fn line(name: &str, tls: &str, expected: Expected, version: &str) -> String {
+/// A line of the table.
+pub fn line(name: &str, tls: &str, how: &str, expected: Expected, version: &str, architecture: &str) -> String {
     let result = match expected {
         Expected::Exact => "exact",
         Expected::Estimated => "estimated: it asks for no usage",
-        Expected::Uncovered => "uncovered",
+        Expected::Uncovered => "uncovered, and said",
     };
-    format!("| {name} | {tls} | {result} | {version} |\n")
+    format!("| {name} | {version} | {tls} | {how} | {architecture} | {result} |\n")
 }
 
 /// The table's head.
-pub const HEAD: &str = "| client | TLS | result | tried with |\n|---|---|---|---|\n";
+pub const HEAD: &str = "| client | version | TLS | found by | on | result |\n|---|---|---|---|---|---|\n";
 
 /// The text between the markers.
 pub fn section(readme: &str) -> Option<&str> {
@@ -265,6 +291,33 @@ impl Row {
         Ok(line)
     }
 
+    /// By what the functions of its TLS are found, as `tollgate probe inspect` tells of the file that it is in.
+    ///
+    /// # Errors
+    /// When the file is not there.
+    pub fn how(&self, kit: &Kit, inspect: impl Fn(&Path) -> Value) -> Result<String, String> {
+        if self.file.is_empty() {
+            return Ok("system calls on sockets".to_owned());
+        }
+        // What is linked from a library is in that one.
+        let script = format!(
+            r#"file=$(readlink -f "$({})") && library=$(ldd "$file" 2>/dev/null | grep -oE '/[^ ]*lib(ssl|gnutls)\.so[^ ]*'); echo "${{library:-$file}}""#,
+            self.file
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env("SCRIPTS", build_tree::scripts()).envs(kit.environment());
+        let output = command.output().map_err(|error| error.to_string())?;
+        let path = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        if !Path::new(&path).is_file() {
+            return Err(format!("{}: `{path}` is not the file with its TLS", self.name));
+        }
+        let findings = inspect(Path::new(&path));
+        let mut names: Vec<_> = findings["targets"].as_array().into_iter().flatten().filter_map(found_by).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names.join(", "))
+    }
+
     /// Gives `command` what the client's line reads.
     pub fn prepare<'a>(
         &self,
@@ -287,6 +340,22 @@ impl Row {
         command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("HOME", home).current_dir(home).envs(kit.environment())
     }
+}
+
+/// The evidence for a function that sends or receives.
+fn found_by(target: &Value) -> Option<&'static str> {
+    if !matches!(target["role"].as_str(), Some("write" | "read")) {
+        return None;
+    }
+    Some(match target["found"]["by"].as_str()? {
+        "dynamic-symbol" => "dynamic symbols",
+        "static-symbol" => "symbols",
+        "debug-file" => "debug file",
+        "go-function-table" => "Go's function table",
+        "signature" => "signature",
+        "structure" => "structure of the code",
+        _ => "something else",
+    })
 }
 
 /// Writes the bodies of the [`CALLS`] calls, and next to each the path it goes to.
@@ -324,11 +393,14 @@ mod tests {
     fn the_readme_has_every_client_and_no_other() {
         let readme = fs::read_to_string(build_tree::workspace().join("README.md")).expect("README.md");
         let rows = section(&readme).and_then(|section| section.strip_prefix(HEAD)).expect("the table and its markers");
-        let without_version = |row: &str| row.rsplitn(3, '|').nth(2).unwrap_or_default().to_owned();
-        let told: Vec<_> = rows.lines().map(without_version).collect();
+        // Client, TLS and result.
+        let promised = |row: &str| {
+            let columns: Vec<_> = row.split('|').map(|column| column.trim().to_owned()).collect();
+            [1, 3, 6].map(|column| columns.get(column).cloned().unwrap_or_default())
+        };
+        let told: Vec<_> = rows.lines().map(promised).collect();
         let tables = GROUPS.iter().flat_map(|(_, rows)| rows.iter());
-        let expected: Vec<_> =
-            tables.map(|row| without_version(line(row.name, row.tls, row.expected, "").trim_end())).collect();
+        let expected: Vec<_> = tables.map(|row| promised(&line(row.name, row.tls, "", row.expected, "", ""))).collect();
         assert_eq!(told, expected, "run the live tests, then `cargo xtask matrix`");
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    process::Command,
 };
 
 use tollgate_tests::{
@@ -16,7 +17,7 @@ use tollgate_tests::{
     daemon::{Options, bounded},
 };
 
-use super::{AMPLE, Bench, assert_exit, metering::assert_metered_as, python};
+use super::{AMPLE, Bench, assert_exit, metering::assert_metered_as, plaintext, python};
 
 #[test]
 fn debian_programs_are_metered_to_the_token() {
@@ -55,6 +56,12 @@ fn agents_are_as_the_matrix_says() {
     group("agents", matrix::AGENTS, &Kit::agents().expect("the agents"));
 }
 
+#[test]
+fn clients_without_tls_are_metered_to_the_token() {
+    let config = Config { plain: true, ..Config::default() };
+    group_on(config, "plain", matrix::PLAIN, &Kit { python: Some(python()), ..Kit::default() });
+}
+
 /// Models of Bedrock have a price at Amazon's hosts only, and this host is not one of them.
 const NOVA: &str = r#"
 [[price.override]]
@@ -65,8 +72,13 @@ per_million_tokens = { input = "0.06", cache_read = "0.015", output = "0.24" }
 
 /// Runs all clients of a group, also after one has failed, and writes down what each showed.
 fn group(name: &str, rows: &[Row], kit: &Kit) {
+    group_on(Config::default(), name, rows, kit);
+}
+
+fn group_on(config: Config, name: &str, rows: &[Row], kit: &Kit) {
     let versions: Vec<_> = rows.iter().map(|row| row.version(kit).unwrap_or_else(|error| panic!("{error}"))).collect();
-    let bench = Bench::with_options(Config::default(), &Options { config: Some(NOVA.to_owned()) });
+    let prices = if config.plain { plaintext::PRICES } else { NOVA }.to_owned();
+    let bench = Bench::with_options(config, &Options { config: Some(prices) });
     let bodies = tempfile::tempdir().expect("a temporary directory");
     matrix::write_bodies(bodies.path());
     let mut shown = Vec::new();
@@ -78,9 +90,16 @@ fn group(name: &str, rows: &[Row], kit: &Kit) {
             text.unwrap_or("a panic without a text").to_owned()
         });
         println!("{name}: {} {version}: {}", row.name, failure.as_deref().unwrap_or("as expected"));
+        let inspect = |path: &Path| {
+            let program = build_tree::tollgate().expect("the program");
+            let output = bounded(Command::new(program).args(["probe", "inspect", "--json"]).arg(path));
+            assert_exit(&output, 0);
+            serde_json::from_slice(&output.stdout).expect("findings as JSON")
+        };
+        let how = row.how(kit, inspect).unwrap_or_else(|error| panic!("{error}"));
         let (name, tls) = (row.name.to_owned(), row.tls.to_owned());
         let architecture = std::env::consts::ARCH.to_owned();
-        shown.push(Shown { name, tls, version, architecture, expected: row.expected, failure });
+        shown.push(Shown { name, tls, how, version, architecture, expected: row.expected, failure });
     }
     let directory = build_tree::target_dir().expect("the target directory").join("matrix");
     fs::create_dir_all(&directory).expect("making the directory of the results");

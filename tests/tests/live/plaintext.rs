@@ -11,7 +11,8 @@ use super::{
 };
 
 /// A server on this host costs nothing by itself. Here it costs what the models of the tests cost.
-const PRICES: &str = r#"
+/// Of the models, for a server on this host: in plaintext there, they would have none.
+pub const PRICES: &str = r#"
 [[price.override]]
 name = "mini"
 host = "localhost*"

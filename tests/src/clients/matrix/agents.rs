@@ -10,6 +10,7 @@ pub const AGENTS: &[Row] = &[
         start: r#"export CLAUDE_CONFIG_DIR="$HOME/.claude" ANTHROPIC_BASE_URL="$BASE" ANTHROPIC_API_KEY=sk-ant-test
 export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1
 exec "$NPM/node_modules/@anthropic-ai/claude-code-linux-x64/claude" -p 'Say hello' --model claude-sonnet-4-5"#,
+        file: r#"echo "$NPM/node_modules/@anthropic-ai/claude-code-linux-x64/claude""#,
         version: r#""$NPM/node_modules/@anthropic-ai/claude-code-linux-x64/claude" --version | cut -d' ' -f1"#,
         calls: 1,
         expected: Expected::Exact,
@@ -21,6 +22,7 @@ exec "$NPM/node_modules/@anthropic-ai/claude-code-linux-x64/claude" -p 'Say hell
 export XDG_CONFIG_HOME="$HOME/.config" XDG_DATA_HOME="$HOME/.data" XDG_CACHE_HOME="$HOME/.cache" XDG_STATE_HOME="$HOME/.state"
 export OPENCODE_DISABLE_AUTOUPDATE=1 OPENCODE_DISABLE_MODELS_FETCH=1 npm_config_registry=https://127.0.0.1:9/
 exec "$NPM/node_modules/opencode-linux-x64/bin/opencode" run --model anthropic/claude-sonnet-4-5 'Say hello'"#,
+        file: r#"echo "$NPM/node_modules/opencode-linux-x64/bin/opencode""#,
         version: r#"HOME=/nonexistent "$NPM/node_modules/opencode-linux-x64/bin/opencode" --version"#,
         // One for the title, by a small model.
         calls: 2,
@@ -32,6 +34,7 @@ exec "$NPM/node_modules/opencode-linux-x64/bin/opencode" run --model anthropic/c
         start: r#"mkdir "$HOME/.gemini" && cp "$SCRIPTS/agents/gemini.json" "$HOME/.gemini/settings.json"
 export GEMINI_CLI_HOME="$HOME" GEMINI_API_KEY=test GOOGLE_GEMINI_BASE_URL="$BASE" GEMINI_CLI_TRUST_WORKSPACE=true
 exec "$NODE" "$NPM/node_modules/@google/gemini-cli/bundle/gemini.js" -m gemini-2.5-flash -p 'Say hello'"#,
+        file: r#"echo "$NODE""#,
         version: r#""$NODE" -p 'require(process.env.NPM + "/node_modules/@google/gemini-cli/package.json").version'"#,
         calls: 1,
         expected: Expected::Exact,
@@ -54,6 +57,7 @@ wire_api = "responses"
 supports_websockets = false
 END
 exec "$CODEX" exec --skip-git-repo-check --json 'Say hello' </dev/null"#,
+        file: r#"echo "$CODEX""#,
         version: r#""$CODEX" --version | cut -d' ' -f2"#,
         calls: 1,
         expected: Expected::Exact,
@@ -71,6 +75,7 @@ enabled = false
 END
 printf sk-test | "$CODEX" login --with-api-key >/dev/null 2>&1
 exec "$CODEX" exec --skip-git-repo-check --json 'Say hello' </dev/null"#,
+        file: r#"echo "$CODEX""#,
         version: r#""$CODEX" --version | cut -d' ' -f2"#,
         // One to have everything ready, which generates nothing.
         calls: 2,
@@ -84,6 +89,7 @@ const AIDER: Row = Row {
     name: "",
     tls: "OpenSSL, shared",
     start: "",
+    file: r#""$AIDER" -c 'import _ssl; print(_ssl.__file__)'"#,
     version: r#""$AIDER" -c 'from importlib.metadata import version; print(version("aider-chat"))'"#,
     calls: 1,
     expected: Expected::Exact,

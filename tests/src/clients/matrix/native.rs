@@ -23,6 +23,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, native-tls",
         tls: "OpenSSL, shared",
         start: r#"exec "$NATIVE/reqwest-native" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-native""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Exact,
@@ -31,6 +32,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, native-tls, stripped",
         tls: "OpenSSL, shared",
         start: r#"exec "$NATIVE/reqwest-native-stripped" "$BASE" "$CA" "$BODIES/chat-stream.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-native-stripped""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Exact,
@@ -39,6 +41,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, rustls with AWS-LC",
         tls: "rustls with AWS-LC, in the program",
         start: r#"exec "$NATIVE/reqwest-aws-lc" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-aws-lc""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Exact,
@@ -47,6 +50,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, rustls with AWS-LC, stripped",
         tls: "rustls with AWS-LC, in the program",
         start: r#"exec "$NATIVE/reqwest-aws-lc-stripped" "$BASE" "$CA" "$BODIES/chat-stream.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-aws-lc-stripped""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Exact,
@@ -55,6 +59,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, rustls with AWS-LC, 16 connections",
         tls: "rustls with AWS-LC, in the program",
         start: r#"exec "$NATIVE/reqwest-aws-lc" "$BASE" "$CA" "$BODIES/chat-stream.json" 10 16"#,
+        file: r#"echo "$NATIVE/reqwest-aws-lc""#,
         version: REQWEST,
         calls: 160,
         expected: Expected::Exact,
@@ -63,6 +68,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, rustls with ring",
         tls: "rustls with ring, in the program",
         start: r#"exec "$NATIVE/reqwest-ring" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-ring""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Uncovered,
@@ -71,6 +77,7 @@ pub const NATIVE: &[Row] = &[
         name: "reqwest, rustls with ring, stripped",
         tls: "rustls with ring, in the program",
         start: r#"exec "$NATIVE/reqwest-ring-stripped" "$BASE" "$CA" "$BODIES/chat-whole.json" 2 1"#,
+        file: r#"echo "$NATIVE/reqwest-ring-stripped""#,
         version: REQWEST,
         calls: CALLS,
         expected: Expected::Uncovered,
@@ -79,6 +86,7 @@ pub const NATIVE: &[Row] = &[
         name: "Java HttpClient",
         tls: "JSSE, compiled as it runs",
         start: r#"exec java "$SCRIPTS/java/Client.java" "$BASE" "$CA" "$BODIES/chat-whole.json" 2"#,
+        file: "command -v java",
         version: "java -version 2>&1",
         calls: CALLS,
         expected: Expected::Uncovered,
@@ -89,5 +97,13 @@ const REQWEST: &str = r#"grep -A1 '"reqwest"' "$SCRIPTS/rust/Cargo.lock" | sed -
 
 const fn go(name: &'static str, start: &'static str) -> Row {
     let tls = "crypto/tls, in the program";
-    Row { name, tls, start, version: "go version | cut -d' ' -f3", calls: GO_CALLS, expected: Expected::Exact }
+    Row {
+        name,
+        tls,
+        start,
+        file: r#"echo "$NATIVE/go-client-stripped""#,
+        version: "go version | cut -d' ' -f3",
+        calls: GO_CALLS,
+        expected: Expected::Exact,
+    }
 }

@@ -1,6 +1,6 @@
 //! SDKs of Python that want other versions than those beside the tests' own clients, and SDKs of Node and Bun.
 
-use super::{Expected, Row};
+use super::{Expected, PYTHON_TLS, Row};
 
 pub const MORE_PYTHON: &[Row] = &[
     python("google-genai", r#"exec "$PYTHON" "$SCRIPTS/matrix_sdks.py" google-genai"#, 4, GOOGLE),
@@ -17,7 +17,7 @@ const LITELLM_VERSION: &str = r#""$PYTHON" -c 'from importlib.metadata import ve
 const LITELLM: &str = r#"LITELLM_LOCAL_MODEL_COST_MAP=True exec "$PYTHON" "$SCRIPTS/matrix_sdks.py" litellm"#;
 
 const fn python(name: &'static str, start: &'static str, calls: usize, version: &'static str) -> Row {
-    Row { name, tls: "OpenSSL, shared", start, version, calls, expected: Expected::Exact }
+    Row { name, tls: "OpenSSL, shared", start, file: PYTHON_TLS, version, calls, expected: Expected::Exact }
 }
 
 pub const JAVASCRIPT: &[Row] = &[
@@ -28,6 +28,7 @@ pub const JAVASCRIPT: &[Row] = &[
         name: "Bun fetch",
         tls: "BoringSSL, in the program, without symbols",
         start: r#"exec "$BUN" "$SCRIPTS/node/sdks.mjs" fetch"#,
+        file: r#"echo "$BUN""#,
         version: r#""$BUN" --version"#,
         calls: 2,
         expected: Expected::Exact,
@@ -36,5 +37,13 @@ pub const JAVASCRIPT: &[Row] = &[
 
 const fn node(name: &'static str, start: &'static str, calls: usize) -> Row {
     let tls = "OpenSSL, in the program";
-    Row { name, tls, start, version: r#"echo "Node $("$NODE" --version)""#, calls, expected: Expected::Exact }
+    Row {
+        name,
+        tls,
+        start,
+        file: r#"echo "$NODE""#,
+        version: r#"echo "Node $("$NODE" --version)""#,
+        calls,
+        expected: Expected::Exact,
+    }
 }
