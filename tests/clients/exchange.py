@@ -38,6 +38,23 @@ def say(**seen):
         print(json.dumps(seen), flush=True)
 
 
+def read_answer(reader):
+    """Status and body of an answer with either framing."""
+    status = int(reader.readline().split()[1])
+    headers = {}
+    while (line := reader.readline().strip()):
+        name, _, value = line.decode().partition(":")
+        headers[name.lower()] = value.strip()
+    if "content-length" in headers:
+        return status, reader.read(int(headers["content-length"]))
+    body = b""
+    while (size := int(reader.readline(), 16)):
+        body += reader.read(size)
+        reader.readline()
+    reader.readline()
+    return status, body
+
+
 def run(chosen, once, once_async, new_async_client):
     """Makes the calls in the chosen mode."""
     import asyncio

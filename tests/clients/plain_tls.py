@@ -19,23 +19,6 @@ CHOSEN = PARSER.parse_args()
 URL = urllib.parse.urlsplit(CHOSEN.base_url)
 
 
-def read_answer(reader):
-    """Status and body of an answer with either framing."""
-    status = int(reader.readline().split()[1])
-    headers = {}
-    while (line := reader.readline().strip()):
-        name, _, value = line.decode().partition(":")
-        headers[name.lower()] = value.strip()
-    if "content-length" in headers:
-        return status, reader.read(int(headers["content-length"]))
-    body = b""
-    while (size := int(reader.readline(), 16)):
-        body += reader.read(size)
-        reader.readline()
-    reader.readline()
-    return status, body
-
-
 def main():
     context = ssl.create_default_context()
     with socket.create_connection((URL.hostname, URL.port)) as plain:
@@ -50,7 +33,7 @@ def main():
                     f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
                 ).encode()
                 tls.sendall(head + body)
-                status, answer = read_answer(reader)
+                status, answer = exchange.read_answer(reader)
                 answer = json.loads(answer)
                 exchange.say(client=CHOSEN.client, pid=os.getpid(), status=status, id=answer.get("id"),
                              model=answer.get("model"), stream=False, usage=exchange.openai_usage(answer.get("usage")))

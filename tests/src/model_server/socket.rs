@@ -8,6 +8,7 @@ use serde_json::Value;
 use yawc::{Frame, OpCode, UpgradeFut};
 
 use super::{
+    answer::Piece,
     directive::{CLIENT_HEADER, Directive},
     responses,
     service::{Origin, Service, unix_seconds},
@@ -31,12 +32,12 @@ impl Socket {
                 continue;
             }
             let (mut entry, events, delay) = self.answer(frame.payload());
-            for (chunks, billed, completes, text) in events {
-                if socket.send(Frame::text(text)).await.is_err() {
+            for event in events {
+                if socket.send(Frame::text(event.bytes)).await.is_err() {
                     return;
                 }
-                entry.sent(chunks, billed);
-                if completes {
+                entry.sent(event.chunks, event.billed);
+                if event.completes {
                     entry.ended(State::Complete);
                 }
                 tokio::time::sleep(delay).await;
@@ -44,8 +45,8 @@ impl Socket {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn answer(&self, message: &[u8]) -> (Entry, Vec<(u64, Option<crate::Usage>, bool, String)>, Duration) {
+    /// The entry in the book, the events, and the pause between them.
+    fn answer(&self, message: &[u8]) -> (Entry, Vec<Piece>, Duration) {
         let mut entry = self.service.book().arrival(Arrival {
             connection: self.origin.connection,
             peer: self.origin.peer,
@@ -74,11 +75,7 @@ impl Socket {
             chunks_sent: 0,
         };
         entry.answering(101, Some(call));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let events = responses::events(&plan, unix_seconds())
-            .into_iter()
-            .map(|(_, event)| (event.chunks, event.billed, event.completes, text(&event.bytes)))
-            .collect();
+        let events = responses::events(&plan, unix_seconds()).into_iter().map(|(_, event)| event).collect();
         (entry, events, delay)
     }
 }

@@ -12,6 +12,7 @@ mod plaintext;
 mod refusals;
 mod restart;
 mod terminal;
+mod wild;
 
 use std::{os::unix::process::ExitStatusExt as _, path::Path, process::Output};
 
