@@ -19,7 +19,7 @@ CHOSEN = PARSER.parse_args()
 URL = urllib.parse.urlsplit(CHOSEN.base_url)
 
 
-def main():
+def main(leave=lambda: None):
     context = ssl.create_default_context()
     with socket.create_connection((URL.hostname, URL.port)) as plain:
         with context.wrap_socket(plain, server_hostname=URL.hostname) as tls:
@@ -37,6 +37,7 @@ def main():
                 answer = json.loads(answer)
                 exchange.say(client=CHOSEN.client, pid=os.getpid(), status=status, id=answer.get("id"),
                              model=answer.get("model"), stream=False, usage=exchange.openai_usage(answer.get("usage")))
+                leave()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! The real daemon, private to one test: its own state directory and socket.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _},
     path::{Path, PathBuf},
@@ -231,6 +232,16 @@ impl Daemon {
     /// When it fails, or is not the agreed JSON.
     pub fn status(&self) -> Status {
         self.json(&["status", "--json"])
+    }
+
+    /// `tollgate status --maps`: how many entries each map of the kernel has.
+    ///
+    /// # Panics
+    /// As [`status`](Self::status).
+    pub fn fullness(&self) -> BTreeMap<String, u64> {
+        let maps: Vec<Value> = self.json(&["status", "--maps", "--json"]);
+        let entries = |map: &Value| Some((map["map"].as_str()?.to_owned(), map["entries"].as_u64()?));
+        maps.iter().map(|map| entries(map).unwrap_or_else(|| panic!("not a map: {map}"))).collect()
     }
 
     fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use super::{GiveOrder, Problem, StartTask};
 use crate::{
     engine::{AccountStatus, Command, CommandError, Handle, Joined, Past, Start, Started, Status},
     ledger::{Ledger, LedgerError, Reader},
+    probe::{Fullness, Maps},
     report::Report,
     task::{AccountName, TaskId},
 };
@@ -44,6 +46,7 @@ struct App {
     engine: Handle,
     ledger: Ledger,
     ledger_path: PathBuf,
+    maps: Arc<Maps>,
 }
 
 /// Who is at the other end.
@@ -111,11 +114,13 @@ impl Server {
         engine: Handle,
         ledger: Ledger,
         ledger_path: PathBuf,
+        maps: Maps,
         until: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let app = App { engine, ledger, ledger_path };
+        let app = App { engine, ledger, ledger_path, maps: Arc::new(maps) };
         let router = Router::new()
             .route("/v1/status", get(status))
+            .route("/v1/maps", get(maps_of))
             .route("/v1/tasks", post(start))
             .route("/v1/orders", post(order))
             .route("/v1/tasks/{task}/join", post(join))
@@ -136,6 +141,7 @@ enum ApiError {
     UnknownTask(TaskId),
     Command(CommandError),
     Ledger(LedgerError),
+    Kernel(io::Error),
     Gone,
 }
 
@@ -168,6 +174,11 @@ impl IntoResponse for ApiError {
             Self::Command(error @ CommandError::Budget(_)) => (StatusCode::BAD_REQUEST, "failed", error.to_string()),
             Self::Command(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
             Self::Ledger(error) => (StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+            Self::Kernel(error) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "failed",
+                format!("the kernel does not tell how full its maps are: {error}"),
+            ),
             Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
         };
         (status, Json(Problem { error, kind: kind.to_owned() })).into_response()
@@ -189,6 +200,14 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
     // What is shown as spent is found again after a crash.
     app.ledger.flushed().await;
     Ok(Json(status))
+}
+
+/// How full the kernel's maps are.
+async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
+    allowed(peer)?;
+    // Thousands of entries may be asked for.
+    let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
+    counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
 }
 
 async fn start(

@@ -97,7 +97,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
     runtime.block_on(async {
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
-        let Loaded { probes, ring, memberships, gates, looked, said } =
+        let Loaded { probes, maps, ring, memberships, gates, looked, said } =
             Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.root()?, &hierarchy.processes())?;
         for word in said {
             tracing::info!("{word}; what it does there is not metered");
@@ -136,7 +136,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
         tracing::info!("ready: {attached} files with TLS probed, listening on {}", config.socket().display());
         // Outside systemd there is nobody to tell.
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
-        server.serve(handle, ledger.clone(), ledger_path, until).await?;
+        server.serve(handle, ledger.clone(), ledger_path, maps, until).await?;
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
         ledger.flushed().await;
         Ok(ExitCode::SUCCESS)

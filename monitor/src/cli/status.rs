@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 
 use super::{Socket, orders, print, wait_for};
-use crate::engine::AccountStatus;
+use crate::{engine::AccountStatus, probe::Fullness};
 
 /// Show what the daemon is doing: tasks, probes, losses
 #[derive(Debug, clap::Args)]
@@ -17,15 +17,33 @@ pub struct Args {
     /// One JSON object
     #[arg(long)]
     json: bool,
+    /// How full the kernel's maps are, instead
+    #[arg(long)]
+    maps: bool,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let client = args.socket.client();
+    if args.maps {
+        let maps: Vec<Fullness> = wait_for(client.get("/v1/maps"))??;
+        return print(&if args.json { serde_json::to_string(&maps)? } else { fullness(&maps) });
+    }
     let status: Value = wait_for(client.get("/v1/status"))??;
     if args.json {
         return print(&status.to_string());
     }
     print(&human(&status))
+}
+
+fn fullness(maps: &[Fullness]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["MAP", "ENTRIES", "CAPACITY", "WHEN FULL"]);
+    for map in maps {
+        let when_full = if map.gives_way { "the least recently used give way" } else { "nothing more is taken in" };
+        table.add_row([map.map.clone(), map.entries.to_string(), map.capacity.to_string(), when_full.to_owned()]);
+    }
+    table.trim_fmt()
 }
 
 fn human(status: &Value) -> String {

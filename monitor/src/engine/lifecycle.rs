@@ -302,6 +302,7 @@ impl Engine {
             self.connections.keys().filter(|connection| connection.pid == pid).copied().collect();
         for connection in connections {
             self.close(connection, at);
+            self.probes.forget_connection(connection);
         }
     }
 

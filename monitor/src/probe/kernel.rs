@@ -18,7 +18,7 @@ use aya::{
         TracePoint, UProbe,
     },
 };
-use monitor_common::{Counters, Gate, Process};
+use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -27,8 +27,9 @@ use tokio::{
 use super::{
     attach::{Attached, Attacher, Looked, Request},
     btf::KernelTypes,
-    event::{Event, Pid, Slot},
+    event::{ConnectionId, Event, Pid, Slot, Transport},
     finder::{self, SignatureError, Signatures},
+    fullness::Maps,
     known::Known,
     plan::Program as Probe,
     tracefs,
@@ -134,11 +135,14 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     /// Sockets of which no data may leave.
     held: HashMap<MapData, u64, u32>,
+    connections: HashMap<MapData, ConnectionKey, Connection>,
 }
 
 /// Everything that is taken out of the kernel, ready for use.
 pub struct Loaded {
     pub probes: Probes,
+    /// For a look at how full they are.
+    pub maps: Maps,
     pub ring: Ring,
     pub memberships: Memberships,
     pub gates: Array<MapData, Gate>,
@@ -183,6 +187,7 @@ impl Probes {
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         load_programs(&mut ebpf, root, capacity.sees_plaintext)?;
+        let maps = Maps::of(&ebpf).map_err(|error| LoadError::Load(error.to_string()))?;
         let mut ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
@@ -192,6 +197,7 @@ impl Probes {
         let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
         let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
         let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
+        let connections = take_map(&mut ebpf, "CONNECTIONS", HashMap::try_from)?;
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
@@ -208,8 +214,8 @@ impl Probes {
             .name("attach".into())
             .spawn(move || attacher.serve(&asked, &answers))
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held };
-        Ok(Loaded { probes, ring, memberships, gates, looked, said })
+        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, connections };
+        Ok(Loaded { probes, maps, ring, memberships, gates, looked, said })
     }
 
     /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
@@ -229,6 +235,18 @@ impl Probes {
     pub fn release_socket(&mut self, cookie: u64) {
         // Absent is what is wanted.
         self.held.remove(&cookie).ok();
+    }
+
+    /// A process is gone that had this connection; that it ended need not have been seen.
+    pub fn forget_connection(&mut self, id: ConnectionId) {
+        let space = match id.transport {
+            Transport::Tls => SPACE_TLS,
+            Transport::Records => SPACE_RECORDS,
+            // The kernel sees the end of every socket.
+            Transport::Socket => return,
+        };
+        // Absent is what is wanted.
+        self.connections.remove(&ConnectionKey { object: id.object, tgid: id.pid, space }).ok();
     }
 
     /// Cookies of the sockets of a task that are kept from sending.

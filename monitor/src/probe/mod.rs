@@ -9,6 +9,7 @@ mod attach;
 mod btf;
 mod event;
 pub mod finder;
+mod fullness;
 mod kernel;
 mod known;
 mod memory;
@@ -17,5 +18,6 @@ mod tracefs;
 
 pub use attach::{Attached, Looked, Request};
 pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Transport, Whole};
+pub use fullness::{Fullness, Maps};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
 pub use memory::read as read_memory;

@@ -11,6 +11,7 @@ mod neighbours;
 mod plaintext;
 mod refusals;
 mod restart;
+mod soak;
 mod terminal;
 mod wild;
 
