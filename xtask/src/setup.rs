@@ -17,7 +17,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 24] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -32,6 +32,7 @@ const PACKAGES: [(&str, &str); 24] = [
     ("curl", "a client of the tests"),
     ("wget", "a client of the tests, with GnuTLS"),
     ("gnutls-bin", "a client of the tests, with GnuTLS"),
+    ("libnss3-tools", "a client of the tests, with NSS"),
     ("python3-pycurl", "a client of the tests, curl with GnuTLS"),
     ("nodejs", "a client of the tests"),
     ("golang-go", "building clients of the tests"),

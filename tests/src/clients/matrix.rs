@@ -162,6 +162,15 @@ pub const DEBIAN: &[Row] = &[
         calls: CALLS,
         expected: Expected::Exact,
     },
+    Row {
+        name: "tstclnt",
+        tls: "NSS, shared",
+        start: TSTCLNT,
+        file: "ldd /usr/bin/tstclnt | grep -o '/[^ ]*libnspr4[^ ]*'",
+        version: "dpkg-query --show --showformat '${Version}' libnss3",
+        calls: CALLS,
+        expected: Expected::Exact,
+    },
 ];
 
 const CURL_1: &str = r#"for body in "$BODIES"/*.json; do
@@ -188,6 +197,18 @@ const GNUTLS_CLI: &str = r#"{
         sleep 1
     done
 } | gnutls-cli --x509cafile="$CA" --port="$PORT" localhost >/dev/null"#;
+
+/// It does not end by itself, also when the server does.
+const TSTCLNT: &str = r#"certutil -N -d "sql:$HOME" --empty-password && certutil -A -d "sql:$HOME" -n tests -t C,, -i "$CA" || exit 1
+for body in "$BODIES"/*.json; do
+    {
+        printf 'POST %s HTTP/1.1\r\nhost: localhost\r\nx-test-client: %s\r\nconnection: close\r\n' "$(cat "$body.path")" "$CLIENT"
+        printf 'content-type: application/json\r\ncontent-length: %s\r\n\r\n' "$(wc -c <"$body")"
+        cat "$body"
+        sleep 1
+    } | timeout 3 tstclnt -4 -h localhost -p "$PORT" -d "sql:$HOME" -V tls1.2:tls1.3 >/dev/null
+done
+true"#;
 
 pub const PYTHON: &[Row] = &[
     sdk("requests", r#"exec "$PYTHON" "$SCRIPTS/matrix.py" requests"#, REQUESTS),

@@ -49,6 +49,9 @@ fn nothing_grows_with_uptime() {
     );
     let leaver = Client::script(python().interpreter(), "leave.py", &bench.server, "soak");
     assert_exit(&bench.daemon.run("soak", AMPLE, &leaver), 0);
+    // What curl has mapped stays.
+    let curl = bench.daemon.tollgate(&["run", "--task", "soak", "--budget", AMPLE, "--", "curl", "--version"]);
+    assert_exit(&curl, 0);
     let probed = bench.daemon.status().probes.len();
     let began = Instant::now();
     let mut footprints = Vec::new();
