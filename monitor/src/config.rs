@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::{
-    budget::Settings,
+    budget::{Settings, SignalSettings},
     meter::tool::{Rule, Rules},
     price::{CeilingSetting, Overrides},
     probe::Capacity,
@@ -30,6 +30,8 @@ pub struct Config {
     /// What each task's budget starts from.
     pub budget: Settings,
     pub account: Vec<Account>,
+    /// What counts as trouble on every account, where its budget does not say otherwise.
+    pub signals: SignalSettings,
     pub cgroup: Cgroup,
     pub kernel: Kernel,
     pub price: Price,
@@ -154,6 +156,7 @@ impl Config {
             return Err("kernel.processes and kernel.connections must not be 0".into());
         }
         config.budget.budget().map_err(|error| format!("budget.{error}"))?;
+        config.signals.check().map_err(|error| format!("signals.{error}"))?;
         for account in &config.account {
             account.budget.budget().map_err(|error| format!("account {}: budget.{error}", account.name))?;
         }
@@ -225,6 +228,9 @@ mod tests {
         assert!(wrong("[budget]\nwarn_percent = [0]").contains("budget.warn_percent: a rung at 0 %"));
         assert!(wrong("[budget]\nholds = \"of\"").starts_with("line 2: unknown variant `of`"));
         assert!(wrong("[kernel]\nring_mib = 3").contains("power of two"));
+        assert!(wrong("[signals]\nloop = \"stop\"").starts_with("line 2: `stop` is nothing that can be done"));
+        assert!(wrong("[signals]\nprompt_repeats = 1").starts_with("signals.prompt_repeats must be from 2"));
+        assert!(wrong("[budget.signal]\nburn_usd_per_hour = \"0\"").starts_with("budget.signal.burn_usd_per_hour"));
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice = 1").contains("unknown field `price`"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice_per_item = \"1\"").contains("`items`"));

@@ -13,7 +13,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    meter::{Basis, Billing, Bucket, CallNumber, Kind, Meter, Metered, Socket, Usage, tool::Rules},
+    meter::{
+        Basis, Billing, Bucket, CallNumber, Key, Kind, Meter, Metered, Prompt, Socket, ToolAsk, Usage, tool::Rules,
+    },
     price::{Component, Money, Price, PriceBook, Query, Quote, Unpriced},
     wire::{self, Direction, End, Ending, Event, ExchangeId, Limits, RequestHead, StreamOffset, Unreadable},
 };
@@ -39,6 +41,8 @@ pub enum Step {
         charge: Box<Charge>,
         /// Request and answer came to their end.
         is_complete: bool,
+        /// Tools that the answer asks for, where fingerprints are wanted.
+        asks: Vec<ToolAsk>,
     },
     /// A message of the client on a WebSocket that is no call.
     Passed,
@@ -58,6 +62,8 @@ pub struct Asked {
     pub worst: Option<Money>,
     /// Port that the request names, or that its scheme means.
     pub port: Option<u16>,
+    /// What a model is asked, where fingerprints are wanted.
+    pub prompt: Option<Prompt>,
 }
 
 /// Tokens of an answer of which nothing is known: a page of text.
@@ -116,6 +122,7 @@ struct Exchanges {
     at: Timestamp,
     tools: Arc<Rules>,
     always_estimates: bool,
+    prints: Option<Key>,
     /// Exchanges that have begun.
     started: u64,
 }
@@ -149,6 +156,7 @@ impl Pipeline {
             at: Timestamp::UNIX_EPOCH,
             tools: Arc::default(),
             always_estimates: false,
+            prints: None,
             started: 0,
         };
         Self { connection: wire::Connection::new(Limits::default()), exchanges }
@@ -158,6 +166,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_tools(mut self, tools: Arc<Rules>) -> Self {
         self.exchanges.tools = tools;
+        self
+    }
+
+    /// With fingerprints of what is asked.
+    #[must_use]
+    pub fn with_fingerprints(mut self, key: Key) -> Self {
+        self.exchanges.prints = Some(key);
         self
     }
 
@@ -213,6 +228,9 @@ impl wire::Sink for Steps<'_> {
                 if self.exchanges.always_estimates {
                     meter.estimate_always();
                 }
+                if let Some(key) = self.exchanges.prints {
+                    meter.fingerprint(key);
+                }
                 self.exchanges.open.push_back(Box::new(Open {
                     id: exchange,
                     meter,
@@ -246,8 +264,9 @@ impl wire::Sink for Steps<'_> {
                         self.exchanges.open = VecDeque::new();
                     }
                     let is_complete = end.how == Ending::Complete;
+                    let asks = open.meter.tools_asked();
                     let charge = Box::new(self.exchanges.charge(*open, end));
-                    (self.out)(Step::Finished { exchange, charge, is_complete });
+                    (self.out)(Step::Finished { exchange, charge, is_complete, asks });
                 }
             }
             _ => self.pass_on(exchange, &event),
@@ -300,7 +319,8 @@ impl Steps<'_> {
         open.meter.on(event);
         match event {
             Event::RequestEnd => {
-                let call = open.meter.may_cost().then(|| Box::new(asked(prices, open, at)));
+                let prompt = open.meter.prompt();
+                let call = open.meter.may_cost().then(|| Box::new(Asked { prompt, ..asked(prices, open, at) }));
                 (self.out)(Step::Asked { exchange, call });
             }
             Event::ResponseBody(data) => open.unsaid += data.len(),
@@ -323,7 +343,7 @@ fn asked(prices: &PriceBook, open: &Open, at: Timestamp) -> Asked {
     let (model, tool) = (open.meter.model_requested().map(Into::into), open.meter.tool().map(Into::into));
     let port = port(&open.url);
     if let Some(least) = open.meter.least_tool_cost() {
-        return Asked { model, tool, least: Some(least), likely: Some(least), worst: None, port };
+        return Asked { model, tool, least: Some(least), likely: Some(least), worst: None, port, prompt: None };
     }
     let used = open.meter.running();
     let with_answer = |tokens: u64| {
@@ -339,6 +359,7 @@ fn asked(prices: &PriceBook, open: &Open, at: Timestamp) -> Asked {
         likely: with_answer(most.unwrap_or(LIKELY_ANSWER).min(LIKELY_ANSWER)),
         worst: most.and_then(with_answer),
         port,
+        prompt: None,
     }
 }
 
@@ -556,6 +577,11 @@ fn row(price: &Price<'static>) -> Row {
 }
 
 impl Charge {
+    /// It is for a call of a tool.
+    pub const fn is_tool(&self) -> bool {
+        matches!(self.metered.kind, Kind::Tool(_))
+    }
+
     /// Usage that the charge is for.
     pub fn usage(&self) -> &Usage {
         &self.metered.usage

@@ -7,14 +7,16 @@
 use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
-    sync::mpsc::{Sender, channel},
+    sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use libsystemd::logging::{Priority, journal_send};
 
 use crate::{
+    ledger::audit::{Head, LastHead},
     price::Money,
     task::{AccountName, TaskId},
 };
@@ -62,6 +64,8 @@ pub enum Kind {
     Incident,
     /// Something decided could not be done, and is tried again.
     EffectFailed,
+    /// Where the audit chain ends, for whoever wants to hold the ledger against it later.
+    AuditHead,
 }
 
 impl Kind {
@@ -87,6 +91,7 @@ impl Kind {
             Self::Order => "order",
             Self::Incident => "incident",
             Self::EffectFailed => "effect-failed",
+            Self::AuditHead => "audit-head",
         }
     }
 
@@ -112,6 +117,7 @@ impl Kind {
             Self::Order => "6c5539afb98244a68cd8a8d5c8ffad43",
             Self::Incident => "ac5f929e593d4d429a5138ca2f1d6d19",
             Self::EffectFailed => "b52e32dda54842458184d5a468b1d2b6",
+            Self::AuditHead => "0c8f6d5fbb7c4d3f9b1e6a1f2c7d4e9a",
         }
     }
 
@@ -128,6 +134,7 @@ impl Kind {
             | Self::Refused
             | Self::Approval => Priority::Error,
             Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order => Priority::Notice,
+            Self::AuditHead => Priority::Info,
             Self::KillFailed | Self::EffectFailed => Priority::Critical,
         }
     }
@@ -150,28 +157,66 @@ pub struct Alert {
 
 /// Sends alerts, from its own thread: a journal that is slow holds nobody up.
 #[derive(Debug, Clone)]
-pub struct Alerts(Sender<Alert>);
+pub struct Alerts {
+    sender: Sender<Said>,
+    head: LastHead,
+}
+
+/// An alert, and where the audit chain ended when it was raised.
+type Said = (Alert, Option<Head>);
+
+/// The head of the audit chain is said after this, if it has moved and nobody has said it.
+const ANCHOR: Duration = Duration::from_secs(60);
 
 impl Alerts {
     /// # Errors
     /// When no thread can be started.
-    pub fn start() -> std::io::Result<Self> {
-        let (sender, receiver) = channel::<Alert>();
+    pub fn start(head: LastHead) -> std::io::Result<Self> {
+        let (sender, receiver) = channel::<Said>();
         let to_journal = stderr_is_journal();
+        let last = head.clone();
         thread::Builder::new().name("alerts".into()).spawn(move || {
-            for alert in receiver {
-                if !to_journal || !send_to_journal(&alert) {
-                    print(&alert);
+            let mut anchored = last.get();
+            let say = |said: &Said| {
+                if !to_journal || !send_to_journal(said) {
+                    print(said);
+                }
+            };
+            loop {
+                match receiver.recv_timeout(ANCHOR) {
+                    Ok(said) => {
+                        anchored = said.1;
+                        say(&said);
+                    }
+                    Err(RecvTimeoutError::Timeout) if last.get() != anchored => {
+                        anchored = last.get();
+                        say(&(anchor(), anchored));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         })?;
-        Ok(Self(sender))
+        Ok(Self { sender, head })
     }
 
     pub fn raise(&self, alert: Alert) {
-        if let Err(lost) = self.0.send(alert) {
+        if let Err(lost) = self.sender.send((alert, self.head.get())) {
             print(&lost.0);
         }
+    }
+}
+
+fn anchor() -> Alert {
+    Alert {
+        kind: Kind::AuditHead,
+        task: None,
+        account: None,
+        actor: None,
+        message: "where the audit chain ends; `tollgate audit verify --head` holds the ledger against it".into(),
+        spent: None,
+        cap: None,
+        at: Timestamp::now(),
     }
 }
 
@@ -182,7 +227,7 @@ fn stderr_is_journal() -> bool {
     stderr.is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
+fn fields((alert, head): &Said) -> Vec<(&'static str, String)> {
     let mut fields =
         vec![("TOLLGATE_DECISION", alert.kind.name().to_owned()), ("MESSAGE_ID", alert.kind.message_id().to_owned())];
     fields.extend(alert.task.as_ref().map(|task| ("TOLLGATE_TASK", task.to_string())));
@@ -190,17 +235,19 @@ fn fields(alert: &Alert) -> Vec<(&'static str, String)> {
     fields.extend(alert.actor.as_ref().map(|actor| ("TOLLGATE_ACTOR", actor.clone())));
     fields.extend(alert.spent.map(|spent| ("TOLLGATE_SPENT_USD", spent.to_string())));
     fields.extend(alert.cap.map(|cap| ("TOLLGATE_CAP_USD", cap.to_string())));
+    fields.extend(head.map(|head| ("TOLLGATE_AUDIT_HEAD", head.to_string())));
     fields
 }
 
-fn send_to_journal(alert: &Alert) -> bool {
-    journal_send(alert.kind.priority(), &alert.message, fields(alert).into_iter()).is_ok()
+fn send_to_journal(said: &Said) -> bool {
+    journal_send(said.0.kind.priority(), &said.0.message, fields(said).into_iter()).is_ok()
 }
 
 /// One line, in one write, so that lines of several writers do not mix.
-fn print(alert: &Alert) {
+fn print(said: &Said) {
+    let alert = &said.0;
     let mut line: serde_json::Map<String, serde_json::Value> =
-        fields(alert).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        fields(said).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     line.insert("time".into(), alert.at.to_string().into());
     line.insert("PRIORITY".into(), (alert.kind.priority() as u8).to_string().into());
     line.insert("MESSAGE".into(), alert.message.clone().into());

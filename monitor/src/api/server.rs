@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use super::{GiveOrder, Problem, StartTask};
 use crate::{
     engine::{AccountStatus, Command, CommandError, Handle, Joined, Past, Start, Started, Status},
-    ledger::{Ledger, LedgerError, Reader},
+    ledger::{IncidentRow, Ledger, LedgerError, Reader},
     probe::{Fullness, Maps},
     report::Report,
     task::{AccountName, TaskId},
@@ -123,6 +123,7 @@ impl Server {
             .route("/v1/maps", get(maps_of))
             .route("/v1/tasks", post(start))
             .route("/v1/orders", post(order))
+            .route("/v1/incidents", get(incidents))
             .route("/v1/tasks/{task}/join", post(join))
             .route("/v1/tasks/{task}/wait", get(wait))
             .route("/v1/tasks/{task}/report", get(report))
@@ -222,7 +223,8 @@ async fn start(
     let past = move |ledger: &Reader| {
         let above = names.into_iter().filter(|name| !matches!(name, AccountName::Task(_))).map(|account| {
             let (charges, orders) = (ledger.charges_of(&account)?, ledger.orders(&account)?);
-            Ok(Past { account, charges, orders })
+            let (tasks, trouble) = (ledger.task_costs(&account)?, ledger.standing_trouble(&account)?);
+            Ok(Past { account, charges, orders, tasks, trouble })
         });
         Ok((ledger.charges(known.as_str())?, above.collect::<Result<Vec<_>, LedgerError>>()?))
     };
@@ -247,6 +249,13 @@ async fn order(
         .ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;
     ordered.map(Json).map_err(ApiError::Command)
+}
+
+/// Trouble that was seen, oldest first.
+async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
+    allowed(peer)?;
+    app.ledger.flushed().await;
+    read(&app, |ledger| ledger.incidents(None)).await.map(Json)
 }
 
 /// Answers when the task is over. Meanwhile the connection tells whoever waits that the daemon lives.

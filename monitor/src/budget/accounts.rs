@@ -264,6 +264,9 @@ impl Accounts {
         for account in accounts.into_iter().take(if onto == Onto::Path { usize::MAX } else { 1 }) {
             if let Some((node, calendar)) = self.node_and_calendar(account) {
                 node.count(Count::Requests, 1);
+                if let Some(tool) = charge.model.filter(|_| charge.is_tool) {
+                    node.count_tool(tool);
+                }
                 node.silence_warnings(calendar);
                 self.due.insert((now, account));
             }
@@ -279,7 +282,9 @@ impl Accounts {
             if charge.is_typical {
                 node.histories.record(model, cost);
             }
-            node.count(Count::ModelCalls, 1);
+            if !charge.is_tool {
+                node.count(Count::ModelCalls, 1);
+            }
             node.count(Count::Tokens, charge.tokens);
         };
         match onto {
@@ -298,6 +303,28 @@ impl Accounts {
         self.advance(now);
         self.on_path(account, |node, _| node.count_tool(tool));
         self.evaluate_path(account, Trigger::Share);
+    }
+
+    /// A model asks for a tool that is called where nobody sees it: it counts toward a limit of that tool alone.
+    pub fn tool_asked(&mut self, account: AccountId, tool: &str, now: Timestamp) {
+        self.advance(now);
+        self.on_path(account, |node, _| node.count_tool_alone(tool));
+        self.evaluate_path(account, Trigger::Share);
+    }
+
+    /// What was counted before a start; a limit that is passed takes effect with the next [`Accounts::tick`].
+    pub fn restore_count(&mut self, account: AccountId, count: Count, number: u64) {
+        let now = self.calendar.now();
+        if let Some((node, calendar)) = self.node_and_calendar(account) {
+            node.count(count, number);
+            node.silence_warnings(calendar);
+            self.due.insert((now, account));
+        }
+    }
+
+    /// Whether the account, or one above it, limits that.
+    pub fn limits(&self, account: AccountId, count: Count) -> bool {
+        self.path(account).any(|(_, node)| node.budget.limits.counts.contains_key(&count))
     }
 
     /// An agent started an agent, which is so many levels below the first one.

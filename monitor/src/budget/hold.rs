@@ -89,6 +89,8 @@ pub struct Charge<'a> {
     pub tokens: u64,
     /// Others like it may be expected to cost as much: it was not broken off.
     pub is_typical: bool,
+    /// It is of a tool, which `model` is the name of then.
+    pub is_tool: bool,
     /// When it ended.
     pub at: Timestamp,
 }

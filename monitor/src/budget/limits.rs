@@ -74,6 +74,21 @@ impl Count {
         }
     }
 
+    /// As programs read it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::ModelCalls => "model_calls",
+            Self::ToolCalls => "tool_calls",
+            Self::Tokens => "tokens",
+            Self::SubAgentsAlive => "sub_agents_alive",
+            Self::SubAgentsStarted => "sub_agents_started",
+            Self::AgentDepth => "agent_depth",
+            Self::WallTime => "wall_ms",
+            Self::CpuTime => "cpu_ms",
+        }
+    }
+
     /// Where it stands in [`Count::ALL`].
     pub(super) const fn index(self) -> usize {
         self as usize

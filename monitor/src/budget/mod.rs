@@ -36,4 +36,4 @@ pub use limits::{Budget, Count, Limit, Limits, MoneyLimits};
 pub use reason::{Decision, Reason, Spent};
 pub use rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules, Ruling};
 pub use settings::{Approve, Holds, InvalidBudget, InvalidRung, Settings};
-pub use signals::{Burn, Incident, SignalRules, Signals, Trouble};
+pub use signals::{Burn, Incident, InvalidResponse, Response, SignalRules, SignalSettings, Signals, Trouble};

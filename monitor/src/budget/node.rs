@@ -255,10 +255,15 @@ impl Node {
 
     /// Tools without a limit have no count of their own: their names come from outside.
     pub fn count_tool(&mut self, tool: &str) {
+        self.count_tool_alone(tool);
+        self.count(Count::ToolCalls, 1);
+    }
+
+    /// As [`Node::count_tool`], and not among all tool calls.
+    pub fn count_tool_alone(&mut self, tool: &str) {
         if self.budget.limits.tools.contains_key(tool) {
             *self.tools.entry(tool.into()).or_default() += 1;
         }
-        self.count(Count::ToolCalls, 1);
     }
 
     pub fn tool_calls(&self, tool: &str) -> u64 {

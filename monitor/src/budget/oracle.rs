@@ -232,6 +232,7 @@ impl World {
                     model: Some(["a", "b"][usize::from(step.amount % 2)]),
                     tokens: 1,
                     is_typical: true,
+                    is_tool: false,
                     at,
                 };
                 let is_covered = cost <= self.books.hold(id);

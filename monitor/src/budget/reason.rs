@@ -61,6 +61,9 @@ pub enum Reason {
     Ordered,
     #[error("{0}")]
     Trouble(Trouble),
+    /// Trouble that was seen before the daemon was started.
+    #[error("{0}")]
+    Earlier(Box<str>),
 }
 
 /// Says which window, where it is not the only one.

@@ -10,6 +10,7 @@ use super::{
     ladder::{Action, InvalidLadder, Ladder, Rung, Trigger, WARN_PERCENTS},
     limits::{Budget, Count, Limits, MoneyLimits},
     rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules},
+    signals::SignalSettings,
 };
 use crate::price::Money;
 
@@ -89,6 +90,14 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kill_grace_seconds: Option<u64>,
 
+    /// Most of one CPU that a throttled task gets, in percent, where cgroup v2 has the `cpu` controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle_cpu_percent: Option<u32>,
+
+    /// What counts as trouble, and what is done about it.
+    #[serde(skip_serializing_if = "SignalSettings::is_silent")]
+    pub signal: SignalSettings,
+
     /// Models that may be called, by patterns of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow_models: Vec<String>,
@@ -127,6 +136,8 @@ pub enum InvalidBudget {
     Ladder(&'static str, InvalidLadder),
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
+    #[error("signal.{0}")]
+    Signal(String),
     #[error("`{0}` is no setting of a budget: {1}")]
     Setting(String, String),
 }
@@ -163,6 +174,8 @@ impl Settings {
             ladder: self.ladder.clone().or_else(|| base.ladder.clone()),
             warn_percent: self.warn_percent.clone().or_else(|| base.warn_percent.clone()),
             kill_grace_seconds: self.kill_grace_seconds.or(base.kill_grace_seconds),
+            throttle_cpu_percent: self.throttle_cpu_percent.or(base.throttle_cpu_percent),
+            signal: self.signal.over(&base.signal),
             // A list that is not there allows everything: of two, the one that says something counts.
             allow_models: if self.allow_models.is_empty() { &base.allow_models } else { &self.allow_models }.clone(),
             deny_models: both(&self.deny_models, &base.deny_models),
@@ -212,6 +225,10 @@ impl Settings {
                 return Err(InvalidBudget::NotPositive(name));
             }
         }
+        if self.throttle_cpu_percent == Some(0) {
+            return Err(InvalidBudget::NotPositive("throttle_cpu_percent"));
+        }
+        self.signal.check().map_err(InvalidBudget::Signal)?;
         let first_hold = self.first_hold.unwrap_or(FIRST_HOLD);
         if first_hold <= Money::ZERO {
             return Err(InvalidBudget::NotPositive("first_hold"));

@@ -7,12 +7,16 @@
 
 mod burn;
 mod recent;
+mod settings;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use self::burn::Burn;
+pub use self::{
+    burn::Burn,
+    settings::{InvalidResponse, Response, SignalSettings},
+};
 use self::{
     burn::Meter,
     recent::{Recent, simhash},
@@ -55,6 +59,8 @@ pub struct SignalRules {
     pub recursion: Option<MoreThan>,
     /// Living children of one process.
     pub fan_out: Option<MoreThan>,
+    /// Children that one process started within a time.
+    pub spawned: Option<Repeats>,
     pub outlier: Option<Outlier>,
     pub burn: Vec<Burn>,
     /// An account says the same trouble again after this.
@@ -71,6 +77,7 @@ impl Default for SignalRules {
             similar_prompt: repeats(20),
             recursion: more_than(8),
             fan_out: more_than(64),
+            spawned: repeats(256),
             outlier: Some(Outlier { z_hundredths: 350, at_least: 10, action: Action::Warn }),
             burn: Vec::new(),
             quiet: SignedDuration::from_mins(10),
@@ -91,6 +98,8 @@ pub enum Trouble {
     Recursion { pid: u32, depth: u32 },
     #[error("process {pid} has {children} living children")]
     FanOut { pid: u32, children: u32 },
+    #[error("process {pid} started {started} children in {} s", .within.as_secs())]
+    Spawned { pid: u32, started: u32, within: SignedDuration },
     #[error(
         "the task cost ${cost}, where {tasks} tasks of its workflow cost about ${median} (half of them within ${deviation})"
     )]
@@ -100,7 +109,7 @@ pub enum Trouble {
 }
 
 /// Kinds of trouble, as places in a table.
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 impl Trouble {
     const fn kind(&self) -> usize {
@@ -112,6 +121,31 @@ impl Trouble {
             Self::FanOut { .. } => 4,
             Self::Outlier { .. } => 5,
             Self::Burning { .. } => 6,
+            Self::Spawned { .. } => 7,
+        }
+    }
+
+    /// In a word, for whoever filters them.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SameToolCall { .. } => "tool-loop",
+            Self::SamePrompt { .. } => "prompt-loop",
+            Self::SimilarPrompt { .. } => "near-loop",
+            Self::Recursion { .. } => "recursion",
+            Self::FanOut { .. } | Self::Spawned { .. } => "fan-out",
+            Self::Outlier { .. } => "outlier",
+            Self::Burning { .. } => "burn-rate",
+        }
+    }
+
+    /// What repeated, as its fingerprint, and how often.
+    pub const fn repeated(&self) -> Option<(u64, u32)> {
+        match *self {
+            Self::SameToolCall { fingerprint, times, .. } | Self::SamePrompt { fingerprint, times, .. } => {
+                Some((fingerprint, times))
+            }
+            Self::SimilarPrompt { simhash, times, .. } => Some((simhash, times)),
+            _ => None,
         }
     }
 }
@@ -134,6 +168,7 @@ struct Watch {
     tool_calls: Recent,
     prompts: Recent,
     simhashes: Recent,
+    starts: Recent,
     burn: Vec<Meter>,
     said: [Option<(Timestamp, u32)>; KINDS],
 }
@@ -141,7 +176,9 @@ struct Watch {
 /// Watches all accounts.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    rules: SignalRules,
+    /// Of accounts without rules of their own.
+    rules: Arc<SignalRules>,
+    own_rules: HashMap<AccountId, Arc<SignalRules>>,
     watches: HashMap<AccountId, Watch>,
     /// What ended tasks cost, by workflow.
     workflows: HashMap<AccountId, History>,
@@ -152,12 +189,31 @@ const LEAST_DEVIATION: i128 = 20;
 
 impl Signals {
     pub fn new(rules: SignalRules) -> Self {
-        Self { rules, watches: HashMap::new(), workflows: HashMap::new() }
+        Self { rules: rules.into(), own_rules: HashMap::new(), watches: HashMap::new(), workflows: HashMap::new() }
+    }
+
+    /// Rules of its own for an account. How fast its money went is forgotten where what is too fast has changed.
+    pub fn set_rules(&mut self, account: AccountId, rules: SignalRules) {
+        if let Some(watch) = self.watches.get_mut(&account)
+            && !watch.burn.iter().map(Meter::rule).eq(rules.burn.iter().copied())
+        {
+            watch.burn = rules.burn.iter().map(|rule| Meter::new(*rule)).collect();
+        }
+        self.own_rules.insert(account, rules.into());
+    }
+
+    /// A person has looked at the account: what is seen from now on is new.
+    pub fn forgive(&mut self, account: AccountId) {
+        self.watches.remove(&account);
+    }
+
+    fn rules(&self, account: AccountId) -> Arc<SignalRules> {
+        Arc::clone(self.own_rules.get(&account).unwrap_or(&self.rules))
     }
 
     /// A tool was called; the fingerprint is of its name and arguments.
     pub fn tool_called(&mut self, account: AccountId, fingerprint: u64, at: Timestamp) -> Option<Incident> {
-        let rule = self.rules.same_tool_call?;
+        let rule = self.rules(account).same_tool_call?;
         let times = self.watch(account).tool_calls.note(fingerprint, at, rule.within, u64::eq);
         let trouble = Trouble::SameToolCall { fingerprint, times, within: rule.within };
         (times >= rule.times).then(|| self.say(account, trouble, rule.action, at)).flatten()
@@ -171,15 +227,15 @@ impl Signals {
         shingles: impl IntoIterator<Item = u64>,
         at: Timestamp,
     ) -> Option<Incident> {
-        let mut incident = None;
-        if let Some(rule) = self.rules.same_prompt {
+        let (mut incident, rules) = (None, self.rules(account));
+        if let Some(rule) = rules.same_prompt {
             let times = self.watch(account).prompts.note(fingerprint, at, rule.within, u64::eq);
             if times >= rule.times {
                 let trouble = Trouble::SamePrompt { fingerprint, times, within: rule.within };
                 incident = self.say(account, trouble, rule.action, at);
             }
         }
-        if let Some(rule) = self.rules.similar_prompt
+        if let Some(rule) = rules.similar_prompt
             && let Some(simhash) = simhash(shingles)
         {
             let times = self.watch(account).simhashes.note(simhash, at, rule.within, recent::is_similar);
@@ -193,25 +249,36 @@ impl Signals {
 
     /// A process executed a program that runs `depth` times on the way from the task's first process to it.
     pub fn recursed(&mut self, account: AccountId, pid: u32, depth: u32, at: Timestamp) -> Option<Incident> {
-        let rule = self.rules.recursion.filter(|rule| depth > rule.number)?;
+        let rule = self.rules(account).recursion.filter(|rule| depth > rule.number)?;
         self.say(account, Trouble::Recursion { pid, depth }, rule.action, at)
     }
 
     /// A process has so many living children.
     pub fn fanned_out(&mut self, account: AccountId, pid: u32, children: u32, at: Timestamp) -> Option<Incident> {
-        let rule = self.rules.fan_out.filter(|rule| children > rule.number)?;
+        let rule = self.rules(account).fan_out.filter(|rule| children > rule.number)?;
         self.say(account, Trouble::FanOut { pid, children }, rule.action, at)
+    }
+
+    /// A process started another one.
+    pub fn spawned(&mut self, account: AccountId, pid: u32, at: Timestamp) -> Option<Incident> {
+        let rule = self.rules(account).spawned?;
+        let started = self.watch(account).starts.note(pid.into(), at, rule.within, u64::eq);
+        let trouble = Trouble::Spawned { pid, started, within: rule.within };
+        (started >= rule.times).then(|| self.say(account, trouble, rule.action, at)).flatten()
     }
 
     /// The account, or one below it, was charged.
     pub fn charged(&mut self, account: AccountId, cost: Money, at: Timestamp) -> Option<Incident> {
-        let burning = self.watch(account).burn.iter_mut().filter_map(|meter| meter.charge(cost, at)).next()?;
+        // Every meter takes it in; the first that it is too much for says so.
+        let burning =
+            self.watch(account).burn.iter_mut().filter_map(|meter| meter.charge(cost, at)).collect::<Vec<_>>();
+        let burning = burning.first()?;
         self.say(account, Trouble::Burning { rule: burning.0, long: burning.1, short: burning.2 }, burning.0.action, at)
     }
 
     /// A task of the workflow has cost this much so far.
     pub fn costs(&mut self, task: AccountId, workflow: AccountId, cost: Money, at: Timestamp) -> Option<Incident> {
-        let rule = self.rules.outlier?;
+        let rule = self.rules(task).outlier?;
         let history = self.workflows.get(&workflow).filter(|history| history.len() >= rule.at_least.max(1))?;
         let (median, tasks) = (history.median(), history.len());
         // Most charges are in line: the deviation is looked up only for those that are not by the smallest one there can be.
@@ -233,22 +300,24 @@ impl Signals {
     /// The account is closed.
     pub fn forget(&mut self, account: AccountId) {
         self.watches.remove(&account);
+        self.own_rules.remove(&account);
         self.workflows.remove(&account);
     }
 
     fn watch(&mut self, account: AccountId) -> &mut Watch {
-        let burn = &self.rules.burn;
+        let burn = &self.own_rules.get(&account).unwrap_or(&self.rules).burn;
         self.watches.entry(account).or_insert_with(|| Watch {
             tool_calls: Recent::default(),
             prompts: Recent::default(),
             simhashes: Recent::default(),
+            starts: Recent::default(),
             burn: burn.iter().map(|rule| Meter::new(*rule)).collect(),
             said: [None; KINDS],
         })
     }
 
     fn say(&mut self, account: AccountId, trouble: Trouble, action: Action, at: Timestamp) -> Option<Incident> {
-        let quiet = self.rules.quiet;
+        let quiet = self.rules(account).quiet;
         let said = self.watch(account).said.get_mut(trouble.kind())?;
         let unsaid = match said {
             Some((last, unsaid)) if at.duration_since(*last) < quiet => {

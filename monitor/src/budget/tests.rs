@@ -47,7 +47,15 @@ fn account(cap: i128) -> (Accounts, AccountId) {
 }
 
 fn charge(cost: i128) -> Charge<'static> {
-    Charge { cost: cents(cost), unpriced: Money::ZERO, model: None, tokens: 0, is_typical: true, at: noon() }
+    Charge {
+        cost: cents(cost),
+        unpriced: Money::ZERO,
+        model: None,
+        tokens: 0,
+        is_typical: true,
+        is_tool: false,
+        at: noon(),
+    }
 }
 
 fn spend(accounts: &mut Accounts, account: AccountId, cost: i128) -> Vec<Decision> {

@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -20,7 +22,7 @@ use crate::{
     enforce::{Gates, Hierarchy},
     engine::{self, Handle, Parts},
     ledger::{Ledger, Reader},
-    meter,
+    meter::{self, Key},
     price::PriceBook,
     probe::{Loaded, Probes},
 };
@@ -73,6 +75,23 @@ fn lock(state_dir: &Path) -> Result<Flock<fs::File>> {
         .map_err(|_| AlreadyRunning(state_dir.display().to_string()).into())
 }
 
+/// What fingerprints are made with: of this state directory alone, so that nobody else can tell what they are of.
+fn key(state_dir: &Path) -> Result<Key> {
+    let path = state_dir.join("fingerprints.key");
+    if let Ok(bytes) = fs::read(&path)
+        && let Ok(bytes) = bytes.try_into()
+    {
+        return Ok(Key::new(bytes));
+    }
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    written.and_then(|mut file| file.write_all(&bytes)).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Key::new(bytes))
+}
+
 /// The price tables in use, which are said.
 fn prices(config: &Config) -> &'static PriceBook {
     let tables = Tables::of(config.state_dir());
@@ -113,8 +132,9 @@ fn serve(config: &Config) -> Result<ExitCode> {
             gates: Gates::new(gates)?,
             hierarchy,
             ledger: ledger.clone(),
-            alerts: Alerts::start()?,
+            alerts: Alerts::start(ledger.audit_head())?,
             looked,
+            key: key(config.state_dir())?,
             prices: prices(config),
         };
         let (handle, commands) = Handle::new();

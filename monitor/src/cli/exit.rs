@@ -18,7 +18,7 @@ use crate::{
 
 /// Something that is not told apart below.
 pub const FAILURE: u8 = 1;
-/// An input file is wrong (`EX_DATAERR`).
+/// An input file is wrong, or the audit chain is broken (`EX_DATAERR`).
 pub const BAD_INPUT: u8 = 65;
 /// There is no such task (`EX_NOINPUT`).
 pub const UNKNOWN_TASK: u8 = 66;
@@ -56,7 +56,7 @@ pub const HELP: &str = "\
 Exit codes:
    1  failed                        73  the ledger cannot be used
    2  wrong usage                   74  the configuration cannot be read
-  65  wrong input file              75  another daemon runs
+  65  wrong input, broken audit     75  another daemon runs
   66  unknown task, or no price     77  not allowed
   69  no daemon answers             78  the configuration is wrong
   70  the kernel has no BTF         79  the task has no money left

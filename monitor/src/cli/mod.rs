@@ -1,7 +1,9 @@
 //! The command line.
 
+mod audit;
 mod daemon;
 mod exit;
+mod incidents;
 mod join;
 mod orders;
 mod prices;
@@ -43,6 +45,8 @@ enum Command {
     Resume(orders::Resume),
     Kill(orders::Kill),
     Budget(orders::Budget),
+    Incidents(incidents::Args),
+    Audit(audit::Args),
     Replay(replay::Args),
     #[command(subcommand)]
     Prices(prices::Verb),
@@ -79,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => args.run(),
         Command::Kill(args) => args.run(),
         Command::Budget(args) => args.run(),
+        Command::Incidents(args) => incidents::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
         Command::Probe(args) => probe::run(args),

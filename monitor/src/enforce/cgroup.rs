@@ -49,6 +49,7 @@ impl Hierarchy {
             .ok_or(CgroupError::NotMounted)?;
         let tasks = root.join(subtree.trim_matches('/'));
         fs::create_dir_all(&tasks).map_err(at("create the cgroup", &tasks))?;
+        pass_cpu_down(&root, &tasks);
         Ok(Self { root, tasks, subtree: Path::new("/").join(subtree.trim_matches('/')) })
     }
 
@@ -86,6 +87,26 @@ impl Hierarchy {
             Err(error) => return Err(at("create the cgroup", &path)(error)),
         }
         Cgroup::open(path)
+    }
+}
+
+/// Lets the cgroups of tasks have a quota of the CPUs, where v2 has that controller. Without it, a throttle is one of requests alone.
+fn pass_cpu_down(root: &Path, tasks: &Path) {
+    let mut line: Vec<&Path> = tasks.ancestors().take_while(|path| path.starts_with(root)).collect();
+    line.reverse();
+    for path in line {
+        let has_cpu = |file: &str| {
+            fs::read_to_string(path.join(file))
+                .is_ok_and(|names| names.split_ascii_whitespace().any(|name| name == "cpu"))
+        };
+        if !has_cpu("cgroup.controllers") {
+            return;
+        }
+        if !has_cpu("cgroup.subtree_control")
+            && let Err(error) = fs::write(path.join("cgroup.subtree_control"), "+cpu")
+        {
+            return tracing::debug!("{} does not pass the cpu controller down: {error}", path.display());
+        }
     }
 }
 

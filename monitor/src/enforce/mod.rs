@@ -6,6 +6,7 @@
 //! ever belonged to the task are seen gone.
 
 mod cgroup;
+mod cpu;
 mod freeze;
 mod gate;
 mod sockets;
@@ -13,6 +14,7 @@ mod stop;
 mod wake;
 
 pub use cgroup::{Cgroup, CgroupError, Hierarchy};
+pub use cpu::{QuotaBefore, cpu_used, cpu_used_by, forget_cpu_limit, limit_cpu, unlimit_cpu};
 pub use freeze::{FreezeError, freeze, thaw};
 pub use gate::{Gates, GatesError};
 pub use sockets::{SocketsError, Which, end_connections, end_sockets, has_local_connections};

@@ -52,7 +52,12 @@ impl Engine {
             let past = past.iter().find(|past| past.account == name);
             let (charges, orders) =
                 past.map_or((&[][..], &[][..]), |past| (past.charges.as_slice(), past.orders.as_slice()));
-            nearest = Some(self.open_account(name, nearest, settings, charges, orders)?);
+            let account = self.open_account(name, nearest, settings, charges, orders)?;
+            if let Some(past) = past {
+                past.tasks.iter().for_each(|cost| self.watcher.signals.task_ended(account, *cost));
+                past.trouble.iter().for_each(|trouble| self.trouble_again(account, trouble));
+            }
+            nearest = Some(account);
         }
         Ok(nearest)
     }
@@ -74,6 +79,7 @@ impl Engine {
         if !matches!(name, AccountName::Task(_)) {
             self.above.insert(name, account);
         }
+        self.watch(account);
         self.restore(account, charges);
         for past in orders {
             match serde_json::from_str::<Order>(&past.what) {
@@ -85,13 +91,14 @@ impl Engine {
     }
 
     pub fn restore(&mut self, account: AccountId, charges: &[PastCharge]) {
-        for PastCharge { at, model, tokens, cost, unpriced, is_typical } in charges {
+        for PastCharge { at, model, tokens, cost, unpriced, is_typical, is_tool } in charges {
             let charge = Charge {
                 cost: *cost,
                 unpriced: *unpriced,
                 model: model.as_deref(),
                 tokens: *tokens,
                 is_typical: *is_typical,
+                is_tool: *is_tool,
                 at: *at,
             };
             // Those above have their own charges in the ledger, these among them.
@@ -131,6 +138,7 @@ impl Engine {
         let set = self.accounts.set_budget(account, budget_of(name, &settings)?, Timestamp::now());
         set.map_err(|error| CommandError::Failed(error.to_string()))?;
         self.settings.insert(account, settings);
+        self.watch(account);
         Ok(())
     }
 

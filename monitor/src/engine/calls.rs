@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use super::{
     held::{is_head_alone, without_secrets},
     state::{Call, Connection, Engine, Leaving, TaskState},
+    trouble::Ended,
 };
 use crate::{
     alert::Kind,
     budget::{self, AccountId, Estimate, HoldId},
     ledger::Entry,
-    meter::{Basis, Billing},
+    meter::{Basis, Billing, ToolAsk},
     pipeline::{Asked, Charge, Pipeline, Step},
     price::Money,
     probe::{Admission, ConnectionId, Event, Slot, Whole},
@@ -97,10 +98,10 @@ impl Engine {
     }
 
     pub fn connection(&mut self, id: ConnectionId, slot: Slot) -> &mut Connection {
-        let (prices, tools) = (self.prices, &self.tools);
+        let (prices, tools, key) = (self.prices, &self.tools, self.watcher.key);
         self.connections.entry(id).or_insert_with(|| Connection {
             slot,
-            pipeline: Pipeline::new(prices, id.transport.scheme()).with_tools(Arc::clone(tools)),
+            pipeline: Pipeline::new(prices, id.transport.scheme()).with_tools(Arc::clone(tools)).with_fingerprints(key),
             starts: Default::default(),
             head: Vec::new(),
             calls: Default::default(),
@@ -147,8 +148,9 @@ impl Engine {
                 self.touched.insert(slot);
             }
             Step::Running { exchange, cost } => self.on_running(id, slot, exchange, cost),
-            Step::Finished { exchange, charge, is_complete } => {
-                self.on_finished(id, slot, exchange, charge, is_complete, at);
+            Step::Finished { exchange, charge, is_complete, asks } => {
+                self.tools_asked(slot, &asks, at);
+                self.on_finished(id, slot, exchange, (charge, asks), is_complete, at);
             }
             Step::Passed => {
                 let taken = self.connections.get_mut(&id).and_then(|connection| connection.starts.pop_front());
@@ -224,6 +226,13 @@ impl Engine {
             at: started,
         };
         self.ledger.put(entry);
+        match &asked.tool {
+            Some(tool) => self.accounts.tool_called(task.account, tool, started),
+            None => self.agent_called(slot, id.pid, started),
+        }
+        if let Some(prompt) = &asked.prompt {
+            self.watch_prompt(slot, prompt, started);
+        }
         self.act_on_decisions();
     }
 
@@ -232,13 +241,16 @@ impl Engine {
         id: ConnectionId,
         slot: Slot,
         exchange: ExchangeId,
-        charge: Box<Charge>,
+        (charge, asks): (Box<Charge>, Vec<ToolAsk>),
         is_complete: bool,
         at: Timestamp,
     ) {
         let Some(call) = self.connections.get_mut(&id).and_then(|connection| connection.calls.remove(&exchange)) else {
             return;
         };
+        if charge.is_tool() && !call.is_recorded {
+            self.tool_called(slot, &charge, at);
+        }
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         self.touched.insert(slot);
         let is_due = match charge.metered.billing {
@@ -273,6 +285,9 @@ impl Engine {
             self.ledger.put(entry);
         }
         self.settle(slot, call.hold, is_due, &charge, is_complete, at);
+        if is_due {
+            self.watch_call(slot, Ended { id: call.hold.0, pid: id.pid, charge: &charge, at }, &asks);
+        }
         self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });
         self.act_on_decisions();
     }
@@ -292,7 +307,8 @@ impl Engine {
             let is_typical = is_complete || matches!(charge.metered.basis, Basis::Measured | Basis::Provider);
             // Whoever asks for a call names the model as this one did.
             let model = charge.metered.model_requested.as_deref().or(charge.metered.model());
-            let charge = budget::Charge { cost, unpriced, model, tokens, is_typical, at };
+            let is_tool = charge.is_tool();
+            let charge = budget::Charge { cost, unpriced, model, tokens, is_typical, is_tool, at };
             if !self.accounts.settle(hold, &charge) {
                 self.accounts.charge(task.account, &charge);
             }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::latency::Summary;
 use crate::{
     budget::{InvalidBudget, Settings},
-    ledger::{PastCharge, PastOrder},
+    ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
     probe::{Attached, Pid},
     task::{AccountName, Labels, TaskId},
@@ -71,6 +71,10 @@ pub struct Past {
     pub account: AccountName,
     pub charges: Vec<PastCharge>,
     pub orders: Vec<PastOrder>,
+    /// Of a workflow: what each of its tasks cost that has ended.
+    pub tasks: Vec<Money>,
+    /// What was done about trouble and is still in force.
+    pub trouble: Option<PastTrouble>,
 }
 
 /// What a person can decide about an account.
@@ -209,6 +213,12 @@ pub struct TaskStatus {
     pub processes: usize,
     /// Requests that wait for a person's yes.
     pub waiting: usize,
+    /// What its budget can limit beside money, by its name.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Incidents since the daemon started.
+    pub incidents: u64,
+    /// What the last one was about.
+    pub trouble: Option<String>,
     pub cgroup: String,
 }
 

@@ -122,6 +122,7 @@ impl Engine {
             self.take_back(slot, u64::MAX);
         }
         self.touched.insert(slot);
+        self.throttle_cpu(slot, wanted == Imposed::Throttled);
         if before == Imposed::Paused {
             self.thaw(slot);
         }

@@ -6,17 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     clock::boot_nanoseconds,
     command::{CommandError, Joined, Past, Start, Started, TaskStatus},
     effects::{Done, Imposed},
     state::{Engine, Task, TaskState},
+    work::Work,
 };
 use crate::{
     alert::Kind,
-    budget::{AccountId, Reason, Settings, Window},
+    budget::{AccountId, Count, Reason, Settings, Window},
     enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task, resume},
     ledger::{Entry, LedgerError, Reader},
     price::Money,
@@ -72,7 +73,7 @@ impl Engine {
                 self.touched.insert(slot);
             }
         } else {
-            let past = Past { account: name, charges, orders: Vec::new() };
+            let past = Past { account: name, charges, orders: Vec::new(), tasks: Vec::new(), trouble: None };
             self.open_task(&id, labels, cgroup, parent, settings, &past)?;
         }
         self.act_on_decisions();
@@ -104,7 +105,11 @@ impl Engine {
             .label_cgroup(cgroup.id(), slot)
             .map_err(|error| CommandError::Failed(format!("cannot label the cgroup: {error}")))?;
         let account = self.open_account(past.account.clone(), parent, settings, &past.charges, &past.orders)?;
+        if let Some(trouble) = &past.trouble {
+            self.trouble_again(account, trouble);
+        }
         self.accounts.activate(account, Timestamp::now());
+        let work = Work::starting_in(&cgroup);
         let task = Task {
             id: id.clone(),
             labels,
@@ -126,6 +131,8 @@ impl Engine {
             charged: Default::default(),
             refused: None,
             said_unpriced: Default::default(),
+            evidence: Default::default(),
+            work,
         };
         self.tasks.insert(slot, task);
         self.slots.insert(id.clone(), slot);
@@ -158,6 +165,7 @@ impl Engine {
             }
             match self.accounts.close(task.account, Timestamp::now()) {
                 Ok(()) => {
+                    self.watcher.signals.forget(task.account);
                     self.by_account.remove(&task.account);
                     self.settings.remove(&task.account);
                 }
@@ -203,7 +211,8 @@ impl Engine {
                     Some(past) => past,
                     None => {
                         let (charges, orders) = (ledger.charges_of(&name)?, ledger.orders(&name)?);
-                        above.push(Past { account: name, charges, orders });
+                        let (tasks, trouble) = (ledger.task_costs(&name)?, ledger.standing_trouble(&name)?);
+                        above.push(Past { account: name, charges, orders, tasks, trouble });
                         let Some(past) = above.last_mut() else { continue };
                         past
                     }
@@ -212,15 +221,16 @@ impl Engine {
             }
             let mut charges = ledger.charges(&row.task)?;
             charges.extend(lost());
-            let orders = ledger.orders(&account)?;
-            running.push((id, row, Past { account, charges, orders }));
+            let (orders, trouble) = (ledger.orders(&account)?, ledger.standing_trouble(&account)?);
+            let callers = ledger.callers(&row.task)?;
+            running.push((id, row, Past { account, charges, orders, tasks: Vec::new(), trouble }, callers));
         }
         for call in open_calls {
             self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
         }
         // Those that others are a part of first.
-        running.sort_by_key(|(_, row, _)| row.labels.parent.is_some());
-        for (id, row, past) in running {
+        running.sort_by_key(|(_, row, ..)| row.labels.parent.is_some());
+        for (id, row, past, callers) in running {
             let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
             let Some(cgroup) = alive else {
                 self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
@@ -231,14 +241,18 @@ impl Engine {
                 self.open_task(&id, row.labels.clone(), cgroup, parent, settings, &past)
             });
             match opened {
-                Ok(slot) => self.take_up(slot),
+                Ok(slot) => {
+                    let since =
+                        row.started_at.parse::<Timestamp>().map_or(SignedDuration::ZERO, |at| now.duration_since(at));
+                    self.take_up(slot, &callers, since);
+                }
                 Err(error) => tracing::error!("cannot take up task {id}: {error}"),
             }
         }
         Ok(())
     }
 
-    fn take_up(&mut self, slot: Slot) {
+    fn take_up(&mut self, slot: Slot, callers: &[Pid], since: SignedDuration) {
         let processes = self.tasks.get(&slot).map(|task| task.cgroup.processes()).unwrap_or_default();
         for &pid in &processes {
             // `born` 0 is before anything that will be seen: connections of its present address space are new ones.
@@ -250,6 +264,7 @@ impl Engine {
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.was_entered = true;
         }
+        self.take_up_work(slot, callers, since);
         self.alert(
             Kind::Gap,
             Some(slot),
@@ -286,6 +301,7 @@ impl Engine {
     pub fn on_forked(&mut self, slot: Slot, parent: Pid, child: Pid, at: Timestamp) {
         self.note_process(slot, parent, None, at);
         self.note_process(slot, child, Some(parent), at);
+        self.watch_fork(slot, parent, at);
     }
 
     pub fn on_executed(&mut self, slot: Slot, pid: Pid, path: &[u8], at: Timestamp) {
@@ -295,6 +311,7 @@ impl Engine {
             task.was_entered = true;
             self.write_process(slot, pid);
         }
+        self.watch_program(slot, pid, at);
     }
 
     fn close_process(&mut self, pid: Pid, at: Timestamp) {
@@ -313,6 +330,7 @@ impl Engine {
         let running =
             |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
         let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();
+        self.count_cpu_of_all(&slots, now.duration_since(self.reconciled) >= RECONCILE);
         for slot in slots {
             self.end_if_empty(slot);
             self.find_forgotten(slot);
@@ -391,6 +409,7 @@ impl Engine {
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);
         }
+        self.agent_gone(slot, pid, now);
     }
 
     fn end_if_empty(&mut self, slot: Slot) {
@@ -405,12 +424,15 @@ impl Engine {
     }
 
     fn finish(&mut self, slot: Slot, state: TaskState) {
+        self.count_cpu(slot);
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.state = state;
+        let account = task.account;
         self.accounts.deactivate(task.account, Timestamp::now());
         self.ledger.put(Entry::TaskEnded { task: task.id.clone(), state: state.name(), at: Timestamp::now() });
         self.memberships.unlabel_cgroup(task.cgroup.id());
         task.cgroup.remove();
+        self.watch_end(account);
     }
 
     /// Stops a task: first the gate, in this instant, then its processes, on a thread of their own.
@@ -503,6 +525,12 @@ impl Engine {
             unread: task.unread,
             processes: task.tree.living().count(),
             waiting: self.slots.get(&task.id).map_or(0, |slot| self.awaiting(*slot)),
+            counts: Count::ALL
+                .into_iter()
+                .map(|count| (count.key(), self.accounts.counted(task.account, count)))
+                .collect(),
+            incidents: task.evidence.incidents,
+            trouble: task.evidence.last.clone(),
             cgroup: task.cgroup.path().display().to_string(),
         }
     }

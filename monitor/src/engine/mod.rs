@@ -15,6 +15,8 @@ mod orders;
 mod run;
 mod sockets;
 mod state;
+mod trouble;
+mod work;
 
 pub use command::{
     AccountStatus, Command, CommandError, Handle, Joined, Order, Past, Start, Started, Status, TaskStatus,

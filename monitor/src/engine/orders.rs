@@ -48,6 +48,9 @@ impl Engine {
     }
 
     fn carry_out(&mut self, account: AccountId, order: Order, now: Timestamp) -> Result<String, AccountError> {
+        if matches!(order, Order::Add { .. } | Order::Until { .. } | Order::Resume) {
+            self.forgive_trouble(account);
+        }
         Ok(match order {
             Order::Add { usd } => {
                 self.accounts.approve(account, Approval::Add(usd), now)?;

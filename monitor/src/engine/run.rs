@@ -17,13 +17,15 @@ use super::{
     command::{Command, CounterStatus, DaemonStatus, Status},
     effects::Effect,
     state::Engine,
+    trouble::Watcher,
 };
 use crate::{
     alert::Alerts,
-    budget::Accounts,
+    budget::{Accounts, MoneyLimits, Signals},
     config::Config,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
+    meter::Key,
     price::PriceBook,
     probe::{Looked, Memberships, Probes, Ring},
 };
@@ -39,6 +41,8 @@ pub struct Parts {
     pub alerts: Alerts,
     pub prices: &'static PriceBook,
     pub looked: mpsc::UnboundedReceiver<Looked>,
+    /// For fingerprints.
+    pub key: Key,
 }
 
 /// Records that are dealt with before anything else gets its turn.
@@ -62,7 +66,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (effects, done) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked } = parts;
+    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked, key } = parts;
     let mut engine = Engine {
         probes,
         memberships,
@@ -75,6 +79,11 @@ pub fn start(
         budget: config.budget.clone(),
         configured: config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect(),
         accounts: Accounts::new(config.zone().map_err(StartError::Zone)?, Timestamp::now()),
+        watcher: Watcher {
+            signals: Signals::new(config.signals.rules(&MoneyLimits::default())),
+            defaults: config.signals.clone(),
+            key,
+        },
         settings: Default::default(),
         above: Default::default(),
         clock: Clock::now(),

@@ -14,6 +14,8 @@ use super::{
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
     latency::Latencies,
+    trouble::{Evidence, Watcher},
+    work::Work,
 };
 use crate::{
     alert::{Alert, Alerts, Kind},
@@ -42,6 +44,8 @@ pub struct Engine {
     /// What the configuration says of single accounts.
     pub configured: HashMap<AccountName, Settings>,
     pub accounts: Accounts,
+    /// What sees trouble.
+    pub watcher: Watcher,
     /// What each account's budget was made of.
     pub settings: HashMap<AccountId, Settings>,
     /// Accounts of tenants and workflows.
@@ -131,6 +135,8 @@ pub struct Task {
     pub refused: Option<(Instant, u64)>,
     /// Models that were said to have no price.
     pub said_unpriced: HashSet<String>,
+    pub evidence: Evidence,
+    pub work: Work,
 }
 
 /// Response ids that are remembered per task.

@@ -5,11 +5,15 @@
 //! **Invariant:** append-only, enforced by the database itself; an entry is durable against a crash of the daemon before anything that was
 //! told about it reaches a person ([`Ledger::flushed`]). No prompt, answer, header or key has a column here.
 
+pub mod audit;
 mod read;
 mod schema;
 mod write;
 
-pub use read::{CallRow, DecisionRow, OpenCall, PastCharge, PastOrder, ProcessRow, Reader, TaskRow};
+pub use read::{
+    AuditRow, CallRow, DecisionRow, IncidentRow, OpenCall, PastCharge, PastOrder, PastTrouble, ProcessRow, Reader,
+    TaskRow,
+};
 pub use write::{Entry, Ledger};
 
 /// Why the ledger cannot be used.

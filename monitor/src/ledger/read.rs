@@ -5,7 +5,10 @@ use std::path::Path;
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
-use super::LedgerError;
+use super::{
+    LedgerError,
+    audit::{self, Broken, Head},
+};
 use crate::{
     budget::Settings,
     meter::{Basis, Usage},
@@ -43,7 +46,15 @@ pub struct OpenCall {
 impl OpenCall {
     /// What was held for it is the best that is known.
     pub fn charge(&self, at: Timestamp) -> PastCharge {
-        PastCharge { at, model: None, tokens: 0, cost: self.hold, unpriced: Money::ZERO, is_typical: false }
+        PastCharge {
+            at,
+            model: None,
+            tokens: 0,
+            cost: self.hold,
+            unpriced: Money::ZERO,
+            is_typical: false,
+            is_tool: false,
+        }
     }
 }
 
@@ -59,6 +70,8 @@ pub struct PastCharge {
     pub unpriced: Money,
     /// It was reported, and not broken off.
     pub is_typical: bool,
+    /// It is for a call of a tool.
+    pub is_tool: bool,
 }
 
 /// What a person has ordered, as JSON.
@@ -66,6 +79,14 @@ pub struct PastCharge {
 pub struct PastOrder {
     pub at: Timestamp,
     pub what: String,
+}
+
+/// What was done about trouble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastTrouble {
+    /// As settings say it.
+    pub action: String,
+    pub reason: String,
 }
 
 /// A call with its charge.
@@ -93,6 +114,40 @@ pub struct DecisionRow {
     pub at: String,
     pub decision: String,
     pub reason: String,
+}
+
+/// Trouble that was seen.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct IncidentRow {
+    pub id: i64,
+    /// RFC 3339.
+    pub at: String,
+    pub account: String,
+    /// What kind of trouble, in a word.
+    pub trouble: String,
+    /// What was done about it: `warn`, `throttle`, `cut`, `pause` or `kill`.
+    pub action: String,
+    pub reason: String,
+    /// The same that was seen and not said since the last incident of it.
+    pub unsaid: u32,
+    /// Last calls, processes, how fast the money went, what repeated.
+    pub evidence: serde_json::Value,
+}
+
+/// A link of the audit chain with the row that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AuditRow {
+    pub link: i64,
+    pub at: String,
+    pub account: String,
+    /// `decision`, `order` or `incident`.
+    pub kind: String,
+    /// What was decided or done, in a word; of an order, as JSON.
+    pub what: String,
+    pub reason: String,
+    /// Who, where it was a person.
+    pub actor: Option<String>,
+    pub hash: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +209,7 @@ impl Reader {
     /// What each call of a task and of those below it cost, oldest first.
     pub fn charges(&self, task: &str) -> Result<Vec<PastCharge>, LedgerError> {
         let sql = "WITH RECURSIVE below (task) AS (SELECT ? UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
-                   SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis FROM charges JOIN calls ON calls.id = call \
+                   SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis, tool FROM charges JOIN calls ON calls.id = call \
                    WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id";
         self.rows(sql, task, past_charge)
     }
@@ -172,7 +227,7 @@ impl Reader {
             "WITH RECURSIVE below (task) AS (\
              SELECT task FROM tasks t WHERE id = (SELECT max(id) FROM tasks WHERE task = t.task) AND {labels} \
              UNION SELECT tasks.task FROM tasks JOIN below ON tasks.parent = below.task) \
-             SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis FROM charges JOIN calls ON calls.id = call \
+             SELECT ended_at, coalesce(calls.model, charges.model) AS model, usage, cost, ceiling, basis, tool FROM charges JOIN calls ON calls.id = call \
              WHERE task IN below AND coalesce(ceiling, cost) IS NOT NULL ORDER BY calls.id"
         );
         let rows = || -> rusqlite::Result<Vec<PastCharge>> {
@@ -190,6 +245,19 @@ impl Reader {
         self.rows(sql, &account.to_string(), |row| {
             Ok(PastOrder { at: row.get::<_, String>("at")?.parse().unwrap_or(Timestamp::MAX), what: row.get("what")? })
         })
+    }
+
+    /// What was done about the last trouble of an account that was more than a warning, unless somebody has let the account go on since.
+    /// Of a task, since it was last started.
+    pub fn standing_trouble(&self, account: &AccountName) -> Result<Option<PastTrouble>, LedgerError> {
+        let sql = "SELECT action, reason FROM incidents WHERE account = ?1 AND action <> 'warn' \
+                   AND at >= coalesce((SELECT max(started_at) FROM tasks WHERE task = ?1), '') \
+                   AND at >= coalesce((SELECT max(at) FROM orders WHERE account = ?1 AND what NOT LIKE '%\"budget\"%'), '') \
+                   ORDER BY id DESC LIMIT 1";
+        let rows = self.rows(sql, &account.to_string(), |row| {
+            Ok(PastTrouble { action: row.get("action")?, reason: row.get("reason")? })
+        })?;
+        Ok(rows.into_iter().next())
     }
 
     pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
@@ -218,6 +286,81 @@ impl Reader {
         self.rows(sql, task, |row| {
             Ok(DecisionRow { at: row.get("at")?, decision: row.get("decision")?, reason: row.get("reason")? })
         })
+    }
+
+    /// Trouble of an account, or of all, oldest first.
+    pub fn incidents(&self, account: Option<&AccountName>) -> Result<Vec<IncidentRow>, LedgerError> {
+        let sql = "SELECT id, at, account, trouble, action, reason, unsaid, evidence FROM incidents \
+                   WHERE account = ?1 OR ?1 = '' ORDER BY id";
+        let account = account.map(ToString::to_string).unwrap_or_default();
+        self.rows(sql, &account, |row| {
+            Ok(IncidentRow {
+                id: row.get("id")?,
+                at: row.get("at")?,
+                account: row.get("account")?,
+                trouble: row.get("trouble")?,
+                action: row.get("action")?,
+                reason: row.get("reason")?,
+                unsaid: row.get("unsaid")?,
+                evidence: json(row, "evidence")?.unwrap_or_default(),
+            })
+        })
+    }
+
+    /// What each task of a workflow cost that has ended, oldest first.
+    pub fn task_costs(&self, workflow: &AccountName) -> Result<Vec<Money>, LedgerError> {
+        let AccountName::Workflow { tenant, workflow } = workflow else { return Ok(Vec::new()) };
+        let sql = "SELECT coalesce(sum(max(coalesce(charges.cost, 0), coalesce(charges.ceiling, 0))), 0) AS cost FROM tasks t \
+                   JOIN calls ON calls.task = t.task JOIN charges ON charges.call = calls.id \
+                   WHERE t.id = (SELECT max(id) FROM tasks WHERE task = t.task) AND t.tenant IS ?1 AND t.workflow = ?2 AND t.parent IS NULL \
+                   AND EXISTS (SELECT 1 FROM task_ends e WHERE e.task = t.task AND e.ended_at >= t.started_at) GROUP BY t.id ORDER BY t.id";
+        let rows = || -> rusqlite::Result<Vec<Money>> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let arguments = params![tenant.as_ref().map(TaskId::as_str), workflow.as_str()];
+            statement.query_map(arguments, |row| row.get("cost").map(money))?.collect()
+        };
+        rows().map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+    }
+
+    /// Processes of a task that made model calls since it was last started.
+    pub fn callers(&self, task: &str) -> Result<Vec<u32>, LedgerError> {
+        let sql = "SELECT DISTINCT pid FROM calls LEFT JOIN charges ON call = calls.id WHERE task = ?1 AND coalesce(tool, 0) = 0 \
+                   AND calls.started_at >= (SELECT max(started_at) FROM tasks WHERE task = ?1)";
+        self.rows(sql, task, |row| row.get(0))
+    }
+
+    /// The audit chain with what it is for: of an account, or of all.
+    pub fn audit(&self, account: Option<&AccountName>) -> Result<Vec<AuditRow>, LedgerError> {
+        let sql = "SELECT link, kind, hash, coalesce(d.at, o.at, i.at, '') AS at, coalesce(d.task, o.account, i.account, '') AS account, \
+                   coalesce(d.decision, o.what, i.trouble || ': ' || i.action, '') AS what, coalesce(d.reason, i.reason, '') AS reason, \
+                   coalesce(d.actor, o.actor) AS actor FROM audit \
+                   LEFT JOIN decisions d ON kind = 'decision' AND d.id = row LEFT JOIN orders o ON kind = 'order' AND o.id = row \
+                   LEFT JOIN incidents i ON kind = 'incident' AND i.id = row \
+                   WHERE ?1 = '' OR coalesce(d.task, o.account, i.account) = ?1 ORDER BY link";
+        let account = account.map(ToString::to_string).unwrap_or_default();
+        self.rows(sql, &account, |row| {
+            let hash: Vec<u8> = row.get("hash")?;
+            Ok(AuditRow {
+                link: row.get("link")?,
+                at: row.get("at")?,
+                account: row.get("account")?,
+                kind: row.get("kind")?,
+                what: row.get("what")?,
+                reason: row.get("reason")?,
+                actor: row.get("actor")?,
+                hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            })
+        })
+    }
+
+    /// Whether the audit chain is whole, and where it ends; with an anchor, whether it still has that link.
+    pub fn verify_audit(&self, anchor: Option<&str>) -> Result<Result<Option<Head>, Broken>, LedgerError> {
+        let verify = || {
+            // All of it as it is at one moment: the daemon may be writing.
+            let transaction = self.connection.unchecked_transaction()?;
+            audit::verify(&transaction, anchor)
+        };
+        verify().map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
     }
 
     /// Each process with the last program it executed.
@@ -272,6 +415,7 @@ fn past_charge(row: &Row<'_>) -> rusqlite::Result<PastCharge> {
         cost,
         unpriced: cost - priced,
         is_typical: matches!(row.get::<_, String>("basis")?.as_str(), "measured" | "provider"),
+        is_tool: row.get("tool")?,
     })
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::LedgerError;
+use super::{LedgerError, audit};
 
 /// What makes each version of the one before; a ledger of any of them is brought up to the last one when it is opened.
 ///
 /// Money is in pico-USD, times are RFC 3339 in UTC.
-const VERSIONS: [&str; 2] = [FIRST, SECOND];
+const VERSIONS: [&str; 3] = [FIRST, SECOND, THIRD];
 
 const FIRST: &str = "
 CREATE TABLE tasks (
@@ -86,7 +86,33 @@ CREATE TABLE orders (
 CREATE INDEX orders_by_account ON orders (account);
 ";
 
-const TABLES: [&str; 7] = ["tasks", "task_ends", "processes", "calls", "charges", "decisions", "orders"];
+/// Incidents; the chain of decisions, orders and incidents; which charges are of tools.
+const THIRD: &str = "
+ALTER TABLE charges ADD COLUMN tool INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE incidents (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    account TEXT NOT NULL,
+    trouble TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    unsaid INTEGER NOT NULL,
+    evidence TEXT NOT NULL
+) STRICT;
+CREATE TABLE audit (
+    link INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    row INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX incidents_by_account ON incidents (account);
+CREATE UNIQUE INDEX audit_by_row ON audit (kind, row);
+";
+/// The version that brought the chain.
+const CHAINED_SINCE: usize = 3;
+
+const TABLES: [&str; 9] =
+    ["tasks", "task_ends", "processes", "calls", "charges", "decisions", "orders", "incidents", "audit"];
 
 /// Opens the ledger for writing; makes it if it is not there.
 pub fn open(path: &Path) -> Result<Connection, LedgerError> {
@@ -111,6 +137,9 @@ fn bring_up(connection: &mut Connection, from: usize) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for version in VERSIONS.iter().skip(from) {
         transaction.execute_batch(version)?;
+    }
+    if from < CHAINED_SINCE {
+        audit::append_all(&transaction)?;
     }
     for table in TABLES {
         for change in ["UPDATE", "DELETE"] {
@@ -160,8 +189,16 @@ mod tests {
              PRAGMA user_version = 1",
         )
         .expect("what the first version wrote");
+        old.execute_batch(
+            "INSERT INTO decisions VALUES (1, '2026-01-02T00:00:00Z', 't', 'warn', 'r'); \
+             INSERT INTO decisions VALUES (2, '2026-01-01T00:00:00Z', 't', 'kill', 'r')",
+        )
+        .expect("decisions");
         drop(old);
         drop(open(&path).expect("a ledger"));
+        // What was decided before there was a chain is in it.
+        let chained = crate::ledger::audit::verify(&open(&path).expect("a ledger"), None).expect("it is read");
+        assert_eq!(chained.expect("it is whole").map(|head| head.links), Some(2));
         let reader = crate::ledger::Reader::open(&path).expect("a ledger");
         let charges = reader.charges("t").expect("charges");
         assert_eq!(charges.len(), 1);

@@ -11,7 +11,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use super::{LedgerError, schema};
+use super::{
+    LedgerError,
+    audit::{self, Chained, LastHead},
+    schema,
+};
 use crate::{
     pipeline::Charge,
     price::Money,
@@ -73,13 +77,29 @@ pub enum Entry {
         actor: String,
         at: Timestamp,
     },
+    /// Trouble that was seen.
+    Incident {
+        account: AccountName,
+        trouble: &'static str,
+        /// What is done about it.
+        action: String,
+        reason: String,
+        /// The same that was seen and not said since the last incident of it.
+        unsaid: u32,
+        /// As JSON.
+        evidence: String,
+        at: Timestamp,
+    },
     /// Answered when everything before it is durable.
     Barrier(oneshot::Sender<()>),
 }
 
 /// Takes entries.
 #[derive(Debug, Clone)]
-pub struct Ledger(Sender<Entry>);
+pub struct Ledger {
+    entries: Sender<Entry>,
+    head: LastHead,
+}
 
 /// Entries of one transaction: enough to make the disk's work cheap, few enough to be done soon.
 const BATCH: usize = 512;
@@ -92,19 +112,26 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be opened or is of a newer version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let sqlite = |source| LedgerError::Sqlite { path: path.into(), source };
         let connection = schema::open(path)?;
-        let (sender, receiver) = channel();
-        thread::Builder::new().name("ledger".into()).spawn(move || write_all(connection, &receiver)).map_err(
-            |error| LedgerError::Sqlite {
-                path: path.into(),
-                source: rusqlite::Error::ToSqlConversionFailure(error.into()),
-            },
-        )?;
-        Ok(Self(sender))
+        let (entries, receiver) = channel();
+        let head = LastHead::default();
+        head.set(audit::head(&connection).map_err(sqlite)?);
+        let said = head.clone();
+        thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || write_all(connection, &receiver, &said))
+            .map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
+        Ok(Self { entries, head })
+    }
+
+    /// The head of the audit chain, as far as it is durable.
+    pub fn audit_head(&self) -> LastHead {
+        self.head.clone()
     }
 
     pub fn put(&self, entry: Entry) {
-        if self.0.send(entry).is_err() {
+        if self.entries.send(entry).is_err() {
             tracing::error!("the ledger's writer is gone: what is spent from now on is not kept");
         }
     }
@@ -118,7 +145,7 @@ impl Ledger {
     }
 }
 
-fn write_all(mut connection: Connection, receiver: &Receiver<Entry>) {
+fn write_all(mut connection: Connection, receiver: &Receiver<Entry>, head: &LastHead) {
     while let Ok(first) = receiver.recv() {
         let mut batch = vec![first];
         batch.extend(receiver.try_iter().take(BATCH - 1));
@@ -127,6 +154,12 @@ fn write_all(mut connection: Connection, receiver: &Receiver<Entry>) {
             tracing::error!("the ledger cannot be written ({error}); trying again");
             thread::sleep(RETRY);
         }
+        if batch.iter().any(is_chained) {
+            match audit::head(&connection) {
+                Ok(last) => head.set(last),
+                Err(error) => tracing::error!("the head of the audit chain cannot be read: {error}"),
+            }
+        }
         for entry in batch {
             if let Entry::Barrier(waiting) = entry {
                 // Nobody waits any more: fine.
@@ -134,6 +167,10 @@ fn write_all(mut connection: Connection, receiver: &Receiver<Entry>) {
             }
         }
     }
+}
+
+const fn is_chained(entry: &Entry) -> bool {
+    matches!(entry, Entry::Decided { .. } | Entry::Ordered { .. } | Entry::Incident { .. })
 }
 
 fn write_batch(connection: &mut Connection, batch: &[Entry]) -> rusqlite::Result<()> {
@@ -187,12 +224,26 @@ fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
                  FROM calls WHERE id = ?",
             )?
             .execute(params![time(*at), pico(*cost), i64::try_from(*call).unwrap_or(i64::MAX)])?,
-        Entry::Decided { account, decision, reason, actor, at } => transaction
-            .prepare_cached("INSERT INTO decisions (at, task, decision, reason, actor) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![time(*at), account.to_string(), decision, reason, actor])?,
-        Entry::Ordered { account, what, actor, at } => transaction
-            .prepare_cached("INSERT INTO orders (at, account, what, actor) VALUES (?, ?, ?, ?)")?
-            .execute(params![time(*at), account.to_string(), what, actor])?,
+        Entry::Decided { account, decision, reason, actor, at } => {
+            let row = transaction
+                .prepare_cached("INSERT INTO decisions (at, task, decision, reason, actor) VALUES (?, ?, ?, ?, ?)")?
+                .insert(params![time(*at), account.to_string(), decision, reason, actor])?;
+            return audit::append(transaction, Chained::Decision, row);
+        }
+        Entry::Ordered { account, what, actor, at } => {
+            let row = transaction
+                .prepare_cached("INSERT INTO orders (at, account, what, actor) VALUES (?, ?, ?, ?)")?
+                .insert(params![time(*at), account.to_string(), what, actor])?;
+            return audit::append(transaction, Chained::Order, row);
+        }
+        Entry::Incident { account, trouble, action, reason, unsaid, evidence, at } => {
+            let row = transaction
+                .prepare_cached(
+                    "INSERT INTO incidents (at, account, trouble, action, reason, unsaid, evidence) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .insert(params![time(*at), account.to_string(), trouble, action, reason, unsaid, evidence])?;
+            return audit::append(transaction, Chained::Incident, row);
+        }
         Entry::Barrier(_) => 0,
     };
     Ok(())
@@ -203,8 +254,8 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
     let json = |value: Result<String, serde_json::Error>| value.unwrap_or_else(|_| "{}".into());
     transaction
         .prepare_cached(
-            "INSERT OR IGNORE INTO charges (call, ended_at, provider, model, response_id, stream, usage, units, basis, cost, ceiling, price_row, note) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO charges (call, ended_at, provider, model, response_id, stream, usage, units, basis, cost, ceiling, price_row, note, tool) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             i64::try_from(call).unwrap_or(i64::MAX),
@@ -220,6 +271,7 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
             charge.ceiling.map(pico),
             charge.row.as_ref().map(|row| json(serde_json::to_string(row))),
             charge.note,
+            charge.is_tool(),
         ])
 }
 

@@ -9,6 +9,7 @@ use super::{
     dialect::{self, BilledModel, Dialect, Part, Purpose, Report, Served},
     estimate::Text,
     json::{Node, Skimmer},
+    prints::{Beside, Key, Prints, Prompt, ToolAsk},
     provider,
     repeat::{Repeat, Watch},
     tool::{self, Rule, Rules},
@@ -59,6 +60,8 @@ pub struct Meter {
     asking: Node,
     /// The estimate is wanted whatever the provider reports.
     always_estimates: bool,
+    /// Fingerprints, where they are wanted.
+    prints: Option<Box<Prints>>,
 }
 
 /// The call of a tool.
@@ -217,6 +220,7 @@ impl Meter {
             is_unread: false,
             asking: Node::Null,
             always_estimates: false,
+            prints: None,
         }
     }
 
@@ -226,7 +230,10 @@ impl Meter {
             Event::RequestBody(data) if self.is_interesting() => {
                 if let Body::Reading(skimmer) = &mut self.request {
                     self.has_request |= !data.is_empty();
-                    skimmer.push(data, &mut self.request_text);
+                    match &mut self.prints {
+                        Some(prints) => skimmer.push(data, &mut Beside { first: &mut self.request_text, prints }),
+                        None => skimmer.push(data, &mut self.request_text),
+                    }
                 }
             }
             Event::RequestField(field) if self.is_interesting() => self.take_field(field),
@@ -235,6 +242,9 @@ impl Meter {
             Event::ResponseBody(data) => {
                 self.answered = self.answered.saturating_add(data.len() as u64);
                 if self.is_interesting() {
+                    if let Some(prints) = self.prints.as_mut().filter(|_| self.purpose == Some(Purpose::Generate)) {
+                        prints.document(data);
+                    }
                     self.take_document(data);
                 }
             }
@@ -355,6 +365,9 @@ impl Meter {
         }
         self.is_damaged |= message.truncated;
         let payload = self.dialect.map_or(Cow::Borrowed(message.data), |dialect| dialect.payload(message.data));
+        if let Some(prints) = self.prints.as_mut().filter(|_| !message.truncated) {
+            prints.message(&payload);
+        }
         if let Some(repeat) = &self.repeat
             && !message.truncated
             && repeat.take(message.event, &payload, &mut self.answer_text)
@@ -459,6 +472,22 @@ impl Meter {
     /// What the call of a tool costs at least, where a rule says so.
     pub fn least_tool_cost(&self) -> Option<Money> {
         self.tool.as_ref()?.rule.as_ref().map(Rule::least)
+    }
+
+    /// Wants fingerprints of what is asked.
+    pub fn fingerprint(&mut self, key: Key) {
+        self.prints = Some(Box::new(Prints::new(key)));
+    }
+
+    /// What the model is asked now; said once, when the request has ended.
+    pub fn prompt(&mut self) -> Option<Prompt> {
+        let prompt = self.prints.as_mut()?.prompt();
+        prompt.filter(|_| self.purpose == Some(Purpose::Generate))
+    }
+
+    /// Tools that the answer asks for; said once, when it has ended.
+    pub fn tools_asked(&mut self) -> Vec<ToolAsk> {
+        self.prints.take().map(|prints| prints.finish()).unwrap_or_default()
     }
 
     /// Wants an estimate beside what the provider reports, to hold the two against each other.

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod agents;
 mod id;
 mod tree;
 
 pub use account::{AccountName, Label, Labels};
+pub use agents::Agents;
 pub use id::{InvalidTaskId, TaskId};
 pub use tree::{ProcessTree, TaskProcess};

@@ -44,6 +44,11 @@ impl ProcessTree {
         self.get(pid)?.executable.as_deref()
     }
 
+    /// The process that forked it.
+    pub fn parent(&self, pid: u32) -> Option<u32> {
+        self.get(pid)?.parent
+    }
+
     /// How many processes from the task's first one down to this one run its program.
     pub fn same_program_depth(&self, pid: u32) -> u32 {
         let Some(program) = self.executable(pid) else { return 0 };

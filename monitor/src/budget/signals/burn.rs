@@ -47,6 +47,10 @@ impl Meter {
         Self { rule, stretches: VecDeque::new() }
     }
 
+    pub const fn rule(&self) -> Burn {
+        self.rule
+    }
+
     /// Takes in a charge. If the money burns too fast, returns what went in the long and in the short window.
     pub fn charge(&mut self, cost: Money, at: Timestamp) -> Option<(Burn, Money, Money)> {
         let width = (self.rule.short.as_secs() / 4).max(1);

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 pub(super) struct Recent(VecDeque<(u64, Timestamp)>);
 
 /// Fingerprints that are remembered per account and kind.
-const KEPT: usize = 256;
+pub(super) const KEPT: usize = 256;
 
 impl Recent {
     /// Takes one in. Returns how many like it, itself included, were seen within that time before it.

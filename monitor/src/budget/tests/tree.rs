@@ -152,6 +152,7 @@ fn past_charges_rebuild_what_was() {
             model: Some("m"),
             tokens: 3,
             is_typical: true,
+            is_tool: false,
             at: at(time),
         };
         live.charge(ids[1], &charge);
@@ -171,7 +172,15 @@ fn past_charges_rebuild_what_was() {
     assert!(rebuilt.take_decisions().is_empty());
     rebuilt.charge(
         ids[1],
-        &Charge { cost: cents(2), unpriced: Money::ZERO, model: None, tokens: 0, is_typical: true, at: noon() },
+        &Charge {
+            cost: cents(2),
+            unpriced: Money::ZERO,
+            model: None,
+            tokens: 0,
+            is_typical: true,
+            is_tool: false,
+            at: noon(),
+        },
     );
     assert_eq!(actions(&rebuilt.take_decisions()), ["warn", "warn"], "95 % of the hour, on both");
 }
