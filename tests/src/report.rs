@@ -115,7 +115,11 @@ pub struct TaskStatus {
     pub task: String,
     pub state: String,
     pub spent_usd: String,
+    pub held_usd: String,
+    pub lent_usd: String,
     pub calls: u64,
+    /// What budgets can limit, by its name.
+    pub counts: BTreeMap<String, u64>,
 }
 
 impl Report {

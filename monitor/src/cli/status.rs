@@ -103,7 +103,14 @@ fn human(status: &Value) -> String {
             task["processes"].to_string(),
         ]);
     }
-    text + &table.trim_fmt()
+    text.push_str(&table.trim_fmt());
+    for task in &tasks {
+        if let Some(trouble) = task["trouble"].as_str() {
+            let (task, incidents) = (word(&task["task"]), &task["incidents"]);
+            text.push_str(&format!("\ntrouble in {task}: {incidents} incidents, the last one: {trouble}"));
+        }
+    }
+    text
 }
 
 fn word(value: &Value) -> &str {

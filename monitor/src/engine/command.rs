@@ -205,6 +205,8 @@ pub struct TaskStatus {
     /// What calls without a price count toward the cap beside it.
     pub ceilings_usd: Money,
     pub held_usd: Money,
+    /// Set aside for requests that may start without asking.
+    pub lent_usd: Money,
     pub in_flight: u64,
     pub calls: u64,
     pub exchanges: u64,

@@ -518,6 +518,7 @@ impl Engine {
             spent_usd: self.accounts.spent(task.account) - self.accounts.unpriced(task.account),
             ceilings_usd: self.accounts.unpriced(task.account),
             held_usd: self.accounts.held(task.account),
+            lent_usd: self.accounts.lent(task.account),
             in_flight: self.accounts.calls_in_flight(task.account),
             calls: task.calls,
             exchanges: task.exchanges,

@@ -94,6 +94,16 @@ impl Client {
         Self::script(python_env::SYSTEM_PYTHON, "swarm.py", server, client)
     }
 
+    /// An agent in trouble, in plain Python.
+    pub fn trouble(server: &ModelServer, client: &str) -> Self {
+        Self::script(python_env::SYSTEM_PYTHON, "trouble.py", server, client)
+    }
+
+    /// Many calls, many of which are aborted, in plain Python.
+    pub fn aborts(server: &ModelServer, client: &str) -> Self {
+        Self::script(python_env::SYSTEM_PYTHON, "aborts.py", server, client)
+    }
+
     /// A process that uses the TLS library and is not an agent, in plain Python.
     pub fn plain_tls(server: &ModelServer, client: &str) -> Self {
         Self::script(python_env::SYSTEM_PYTHON, "plain_tls.py", server, client)

@@ -2,8 +2,11 @@
 //! root, and a kernel with BTF, uprobes and cgroup v2.
 
 mod attach;
+mod audit;
 mod cap;
 mod concurrency;
+mod counts;
+mod holds;
 mod ladder;
 mod matrix;
 mod metering;
@@ -11,6 +14,7 @@ mod neighbours;
 mod plaintext;
 mod refusals;
 mod restart;
+mod signals;
 mod soak;
 mod terminal;
 mod wild;
