@@ -93,7 +93,7 @@ async def call(reader, writer, number, fate, worker):
     while (await reader.readline()).strip():
         pass
     index = 0
-    while size := int((await reader.readline()).strip() or b"0", 16):
+    while size := int((await reader.readline()).strip(), 16):
         await reader.readexactly(size + 2)
         index += 1
         if index == leaves_after:

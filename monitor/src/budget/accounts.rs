@@ -285,7 +285,7 @@ impl Accounts {
             if !charge.is_tool {
                 node.count(Count::ModelCalls, 1);
             }
-            node.count(Count::Tokens, charge.tokens);
+            node.use_tokens(charge.tokens);
         };
         match onto {
             Onto::Path => self.on_path(account, put),

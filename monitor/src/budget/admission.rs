@@ -147,20 +147,22 @@ impl Accounts {
         }
     }
 
-    /// Limits on the number of requests and of model calls.
+    /// Limits on the number of requests, of model calls and of tokens.
     fn within_counts(&mut self, ask: &Ask<'_>) -> Option<Answer> {
         let now = self.calendar.now();
         let mut refused = None;
         for (id, node) in self.path(ask.account) {
-            for count in [Count::Requests, Count::ModelCalls] {
-                if node.count_left(count, 0, now).is_none() {
+            for count in [Count::Requests, Count::ModelCalls, Count::Tokens] {
+                if node.calls_left(count, 0, now).is_none() {
                     continue;
                 }
                 let in_flight = match count {
-                    Count::ModelCalls => node.in_flight.saturating_sub(self.own_holds(ask.pid, id).len() as u64),
+                    Count::ModelCalls | Count::Tokens => {
+                        node.in_flight.saturating_sub(self.own_holds(ask.pid, id).len() as u64)
+                    }
                     _ => 0,
                 };
-                let left = |pending| node.count_left(count, pending, now).is_none_or(|left| left > 0);
+                let left = |pending| node.calls_left(count, pending, now).is_none_or(|left| left > 0);
                 if left(in_flight + node.credits) {
                     continue;
                 }

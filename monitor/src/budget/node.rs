@@ -74,6 +74,8 @@ pub(super) struct Node {
     pub credits: u64,
     pub own: Escrow,
     counts: [u64; 9],
+    /// Of the call that used the most.
+    most_tokens: u64,
     tools: BTreeMap<Box<str>, u64>,
     /// Accounts at and below this one that run.
     pub running: u64,
@@ -108,6 +110,7 @@ impl Node {
             credits: 0,
             own: Escrow::default(),
             counts: [0; 9],
+            most_tokens: 0,
             tools: BTreeMap::new(),
             running: 0,
             is_active: false,
@@ -274,6 +277,22 @@ impl Node {
     pub fn count_left(&self, count: Count, pending: u64, now: Timestamp) -> Option<u64> {
         let limit = self.budget.limits.counts.get(&count).filter(|_| self.is_binding(now))?;
         Some(limit.saturating_sub(self.counted(count, now)).saturating_sub(pending))
+    }
+
+    /// How many more calls a limit lets start: of tokens, as many as would each use as much as the largest one has, the last of them in part.
+    pub fn calls_left(&self, count: Count, pending: u64, now: Timestamp) -> Option<u64> {
+        if count != Count::Tokens {
+            return self.count_left(count, pending, now);
+        }
+        let left = self.count_left(count, 0, now)?;
+        // Before one is known: one.
+        let each = if self.most_tokens == 0 { left } else { self.most_tokens };
+        Some(left.div_ceil(each.max(1)).saturating_sub(pending))
+    }
+
+    pub fn use_tokens(&mut self, tokens: u64) {
+        self.count(Count::Tokens, tokens);
+        self.most_tokens = self.most_tokens.max(tokens);
     }
 
     pub const fn run(&mut self, now: Timestamp) {

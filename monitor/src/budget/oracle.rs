@@ -55,6 +55,8 @@ struct World {
     tasks: Vec<usize>,
     books: Books,
     open: Vec<Open>,
+    /// Tasks that have ended and may begin again.
+    ended: HashSet<usize>,
     said: HashSet<(usize, Window, i64, u16)>,
     now: Timestamp,
     next_id: u64,
@@ -138,6 +140,7 @@ impl World {
             tasks: leaves,
             books,
             open: Vec::new(),
+            ended: HashSet::new(),
             said: HashSet::new(),
             now,
             next_id: 0,
@@ -270,6 +273,16 @@ impl World {
                 let approval = if add { Approval::Add(amount * 5) } else { Approval::Until(until) };
                 self.accounts.approve(self.ids[above], approval, self.now).expect("it is open");
                 self.books.approve(above, approval);
+            }
+            (97, _) if self.ended.remove(&task) => {
+                self.accounts.activate(account, self.now);
+                self.books.activate(task);
+            }
+            (97, _) if step.amount.is_multiple_of(2) => {
+                self.accounts.deactivate(account, self.now);
+                self.books.deactivate(task);
+                self.ended.insert(task);
+                *self.answers.entry("ended").or_default() += 1;
             }
             _ => {}
         }
@@ -485,7 +498,7 @@ fn a_thousand_tasks() {
 #[test]
 fn a_few_tasks_for_long() {
     let world = run(World { slowness: 100, ..World::new(2, 2, 3, Manners::Wild) }, 20_000);
-    for answer in ["go", "credits", "in flight", "lent", "paced", "paused", "refuse"] {
+    for answer in ["go", "credits", "in flight", "lent", "paced", "paused", "refuse", "ended"] {
         assert!(world.answers.get(answer).is_some_and(|times| *times > 10), "{answer}: {:?}", world.answers);
     }
     assert!(world.books.squeezed > 10, "{}", world.books.squeezed);

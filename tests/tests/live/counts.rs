@@ -80,8 +80,7 @@ fn calls_tokens_and_tools_are_counted() {
         let made = bench.server.truth_of(task).len();
         println!("{task}: {made} calls: {reason}");
         assert_eq!(reason, expected);
-        // Tokens are known when an answer has ended, and the next request may be on its way then.
-        assert!(made == calls || task == "tokens" && made == calls + 1, "{task}: {made} calls");
+        assert_eq!(made, calls, "{task}");
     }
     // A tool that the model asks for, by its name.
     let ask =

@@ -168,21 +168,21 @@ fn money_that_burns_too_fast_is_throttled() {
 fn a_task_out_of_line_with_its_workflow_is_said() {
     let mut bench = Bench::new();
     let cheap = json!({"input_tokens": 100, "cached_tokens": 0, "output_tokens": 10, "reasoning_tokens": 0});
-    let options = ["--workflow", "nightly", "--limit", "signal.outlier_tasks=4"];
+    let options = ["--workflow", "nightly", "--limit", "signal.outlier_tasks=5"];
     let run = |bench: &Bench, task: &str, calls: &str| {
         let client = Client::loop_agent(&bench.server, task).asking(&cheap).with(&["--calls", calls]);
         assert_exit(&bench.daemon.run_with(task, AMPLE, &options, &client), 0);
         let ended = until(|| (bench.daemon.report(task).state == "ended").then_some(()));
         assert!(ended.is_some(), "{task} has not ended");
     };
-    for n in 0..4 {
-        run(&bench, &format!("usual-{n}"), if n % 2 == 0 { "2" } else { "3" });
+    for calls in ["2", "3", "4", "5", "6"] {
+        run(&bench, &format!("usual-{calls}"), calls);
     }
     bench.daemon.kill9();
     bench.daemon.restart();
-    run(&bench, "in-line", "3");
+    run(&bench, "in-line", "7");
     assert_eq!(incidents(&bench, "in-line"), Vec::<Value>::new());
-    run(&bench, "dear", "30");
+    run(&bench, "dear", "12");
     let seen = incident(&bench, "dear", "outlier");
     assert!(
         seen["reason"].as_str().is_some_and(|reason| reason.contains("tasks of its workflow cost about $")),

@@ -123,6 +123,13 @@ impl Books {
         self.on_path(task, |account| account.active += 1);
     }
 
+    /// The task has ended: its credits are given up. What is in flight stays so.
+    pub fn deactivate(&mut self, task: usize) {
+        let credits = self.credits(task);
+        self.take_back(task, credits);
+        self.on_path(task, |account| account.active -= 1);
+    }
+
     pub fn advance(&mut self, now: Timestamp) {
         self.now = now;
         for account in self.approved.clone() {
@@ -405,7 +412,7 @@ impl Books {
         let mut target = UNLIMITED;
         for &account in &*self.path(task) {
             let Some((_, left)) = self.left(account) else { continue };
-            let part = (left - self.held(account)).pico_usd().max(0) / i128::from(self.accounts[account].active);
+            let part = (left - self.held(account)).pico_usd().max(0) / i128::from(self.accounts[account].active.max(1));
             let credits = match size.map(Money::pico_usd) {
                 None => 0,
                 Some(0) if part > 0 => UNLIMITED,

@@ -358,3 +358,21 @@ fn another_budget_counts_at_once() {
     accounts.set_budget(account, kill_at_cap().with_total(Some(cents(60))), noon()).expect("it is open");
     assert_eq!(actions(&accounts.take_decisions()), ["kill"]);
 }
+
+/// Tokens are known when a call has ended: until then it counts as much as the largest one so far.
+#[test]
+fn no_more_calls_start_than_a_limit_of_tokens_lets() {
+    let (mut accounts, account) = counting(Count::Tokens, 500);
+    accounts.activate(account, noon());
+    let ask = |accounts: &mut Accounts, id: u64, pid: u32| ask(accounts, account, id, pid);
+    assert_eq!(ask(&mut accounts, 1, 1), Answer::Go, "the first one tells");
+    assert_eq!(ask(&mut accounts, 2, 2), Answer::Wait(Wait::InFlight));
+    accounts.settle(HoldId(1), &Charge { tokens: 200, ..charge(1) });
+    assert_eq!(accounts.lendable(account), 2, "200 and 100 of 300");
+    assert_eq!(ask(&mut accounts, 2, 2), Answer::Go);
+    assert_eq!(ask(&mut accounts, 3, 3), Answer::Go);
+    assert_eq!(ask(&mut accounts, 4, 4), Answer::Wait(Wait::InFlight));
+    accounts.settle(HoldId(2), &Charge { tokens: 150, ..charge(1) });
+    accounts.settle(HoldId(3), &Charge { tokens: 150, ..charge(1) });
+    assert!(matches!(ask(&mut accounts, 4, 4), Answer::Refuse(Reason::CountReached { used: 500, .. })));
+}
