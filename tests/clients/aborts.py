@@ -25,6 +25,7 @@ PARSER.add_argument("--calls", type=int, required=True)
 PARSER.add_argument("--abort", type=float, default=1 / 3, help="share of the calls that are aborted")
 PARSER.add_argument("--workers", type=int, default=3)
 PARSER.add_argument("--connections", type=int, default=4, help="of each worker")
+PARSER.add_argument("--pause-ms", type=int, default=0, help="after each call")
 PARSER.add_argument("--seed", type=int, default=1)
 CHOSEN = PARSER.parse_args()
 URL = urllib.parse.urlsplit(CHOSEN.base_url)
@@ -107,6 +108,7 @@ async def one_after_the_other(worker, quota):
     reader = writer = None
     while quota:
         number = quota.pop()
+        await asyncio.sleep(CHOSEN.pause_ms / 1000)
         add(worker, "begun")
         fate = random.choice(FATES) if random.random() < CHOSEN.abort else None
         # A process that is killed ends its other calls, too.

@@ -12,7 +12,7 @@ use super::{AMPLE, Bench, assert_exit, text};
 
 /// A call of $0.0025 whose answer asks for a tool, always the same way.
 fn tool_call() -> Value {
-    json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "tool_call": true})
+    json!({"input_tokens": 1000, "cached_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "tool_call": true, "stall_ms": 30})
 }
 
 fn trouble(bench: &Bench, task: &str, mode: &str, number: u32) -> Client {
