@@ -123,7 +123,7 @@ fn no_hold_is_leaked_by_aborted_calls() {
 
     // The daemon dies with calls in flight, and is started again.
     let task = "daemon-gone";
-    let agent = start(&bench, task, all * 2 / 10, "250");
+    let agent = start(&bench, task, all * 2 / 10, "600");
     begun(&bench.server, task, usize::try_from(all / 20).expect("a number"));
     bench.daemon.kill9();
     bench.daemon.restart();
