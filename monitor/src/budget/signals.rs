@@ -151,7 +151,7 @@ impl Trouble {
 }
 
 /// Something that is worth a person's time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incident {
     pub account: AccountId,
     pub at: Timestamp,
