@@ -51,7 +51,8 @@ impl Accounts {
             let requests = node.count_left(Count::Requests, 0, now).map(|left| left / sharers);
             let calls = node.count_left(Count::ModelCalls, node.in_flight, now).map(|left| left / sharers);
             let tokens = node.calls_left(Count::Tokens, node.in_flight, now).map(|left| left / sharers);
-            target = [target, by_money, requests, calls, tokens].into_iter().flatten().min();
+            let tools = node.tools_left(node.in_flight, now).map(|left| left / sharers);
+            target = [target, by_money, requests, calls, tokens, tools].into_iter().flatten().min();
         }
         target.map_or(UNLIMITED, |target| target.min(MOST_LENT))
     }
@@ -128,7 +129,8 @@ impl Accounts {
             let requests = node.count_left(Count::Requests, node.credits, now);
             let calls = node.count_left(Count::ModelCalls, node.in_flight + node.credits, now);
             let tokens = node.calls_left(Count::Tokens, node.in_flight + node.credits, now);
-            more = [requests, calls, tokens].into_iter().flatten().fold(more, u64::min);
+            let tools = node.tools_left(node.in_flight + node.credits, now);
+            more = [requests, calls, tokens, tools].into_iter().flatten().fold(more, u64::min);
         }
         self.set_escrow(account, Escrow { credits: own.credits + more, size });
         more

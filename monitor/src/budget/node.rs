@@ -290,6 +290,13 @@ impl Node {
         Some(left.div_ceil(each.max(1)).saturating_sub(pending))
     }
 
+    /// How many more calls may start without asking where calls of tools are limited: each may lead to one.
+    pub fn tools_left(&self, pending: u64, now: Timestamp) -> Option<u64> {
+        let limits = self.budget.limits.tools.iter().filter(|_| self.is_binding(now));
+        let named = limits.map(|(tool, limit)| limit.saturating_sub(self.tool_calls(tool)).saturating_sub(pending));
+        named.chain(self.count_left(Count::ToolCalls, pending, now)).min()
+    }
+
     pub fn use_tokens(&mut self, tokens: u64) {
         self.count(Count::Tokens, tokens);
         self.most_tokens = self.most_tokens.max(tokens);
