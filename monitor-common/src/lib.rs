@@ -179,6 +179,53 @@ pub const KIND_EXIT: u8 = 6;
 /// A process mapped an executable file that nobody has looked at: see [`FileKey`].
 pub const KIND_MAPPED: u8 = 7;
 
+/// A process of a task reaches for something that is not its task's: the number of the system call is in `object`, its arguments where each
+/// `REACH_*` says.
+pub const KIND_REACH: u8 = 20;
+
+/// [`KIND_REACH`], in `wanted`. A process that was stopped sends all the same: somebody else woke it.
+pub const REACH_WOKEN: u32 = 0;
+/// `ptrace`: attaches to the process in `offset`.
+pub const REACH_TRACE: u32 = 1;
+/// `process_vm_writev`: writes into the process in `offset`.
+pub const REACH_WRITE: u32 = 2;
+/// `pidfd_getfd`: takes a descriptor of the process behind the descriptor in `offset`.
+pub const REACH_TAKE: u32 = 3;
+/// `bpf`: asks for, or changes, what others have loaded; the command is in `offset`.
+pub const REACH_BPF: u32 = 4;
+/// `connect` to a Unix socket; the payload is its address.
+pub const REACH_UNIX: u32 = 5;
+/// `kill` and its like: the signal in `connection_born` goes to the daemon.
+pub const REACH_DAEMON: u32 = 6;
+/// `sendmsg`: hands a socket to the process in `offset`; in `connection_born` is the cookie of a TCP socket, or 0.
+pub const REACH_HAND: u32 = 7;
+
+/// `setsockopt`: has the kernel encrypt what it sends on a socket (kTLS).
+pub const REACH_KTLS: u32 = 8;
+/// `mprotect`: makes code of a file writable.
+pub const REACH_TEXT: u32 = 9;
+
+/// When a process was last stopped, at the gate or for code that it mapped. It may run once user space has let it go after that.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// Boot-clock nanoseconds.
+    pub since: u64,
+    /// The thread that was stopped first.
+    pub tid: u32,
+    pub slot: u32,
+}
+
+/// A socket on which a process sent that should have been stopped: nothing leaves it before the process is let go.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// [`Stop::since`] of the process.
+    pub since: u64,
+    pub tgid: u32,
+    pub slot: u32,
+}
+
 /// [`KIND_DATA`]: bytes the process wrote / read.
 pub const FLAG_SENT: u8 = 1;
 /// [`KIND_START`]: a credit was taken for each of them.
@@ -274,7 +321,7 @@ pub struct Counters {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Connection, ConnectionKey, Counters, FileKey, Gate, Process};
+    use super::{Connection, ConnectionKey, Counters, FileKey, Gate, Process, Stop, Waiting};
 
     // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Gate {}
@@ -288,4 +335,8 @@ mod user {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FileKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Stop {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Waiting {}
 }

@@ -13,14 +13,17 @@
 mod aead;
 mod connect;
 mod gate;
+mod http1;
 mod layout;
 mod mapping;
 mod maps;
 mod process;
+mod reach;
 mod record;
 mod requests;
 mod sockets;
 mod tls;
+mod waits;
 
 #[cfg(not(test))]
 #[panic_handler]

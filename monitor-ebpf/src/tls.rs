@@ -245,7 +245,7 @@ pub fn commit(call: &mut Call, len: u64) {
 /// Keeps how far what was sent has been followed. All of it was, at the entry, unless only a part was sent.
 #[inline(always)]
 fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
-    if len != call.len {
+    if len != call.len || call.walker.unread != 0 {
         call.walker.follow(connection, call.buffer, len);
     }
     connection.walk = call.walker.walk;
@@ -267,6 +267,10 @@ pub fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
             return;
         }
         sent(call, len, connection);
+        if connection.walk.protocol != PROTOCOL_UNKNOWN {
+            connection.verdict = VERDICT_HTTP;
+            return;
+        }
     }
     connection.undecided += 1;
     if connection.undecided > UNDECIDED_CALLS {

@@ -31,7 +31,7 @@ enum Xtask {
     Fuzz(fuzz::Args),
     /// Measure how fast the pure rooms are
     Bench(bench::Args),
-    /// Write what the live tests of the client matrix showed into the README
+    /// Write what the live tests of the clients and of the ways out showed into README.md and ESCAPES.md
     Matrix,
     /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
     Prices(prices::Args),

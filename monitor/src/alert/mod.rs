@@ -64,6 +64,14 @@ pub enum Kind {
     Incident,
     /// Something decided could not be done, and is tried again.
     EffectFailed,
+    /// A process of a task reaches for something that is not its task's.
+    Reach,
+    /// Somebody has changed what only the daemon may.
+    Tampered,
+    /// The ledger cannot be written.
+    LedgerFailed,
+    /// It can again.
+    LedgerWritten,
     /// Where the audit chain ends, for whoever wants to hold the ledger against it later.
     AuditHead,
 }
@@ -91,6 +99,10 @@ impl Kind {
             Self::Order => "order",
             Self::Incident => "incident",
             Self::EffectFailed => "effect-failed",
+            Self::Reach => "reach",
+            Self::Tampered => "tampered",
+            Self::LedgerFailed => "ledger-failed",
+            Self::LedgerWritten => "ledger-written",
             Self::AuditHead => "audit-head",
         }
     }
@@ -117,6 +129,10 @@ impl Kind {
             Self::Order => "6c5539afb98244a68cd8a8d5c8ffad43",
             Self::Incident => "ac5f929e593d4d429a5138ca2f1d6d19",
             Self::EffectFailed => "b52e32dda54842458184d5a468b1d2b6",
+            Self::Reach => "65f0d6f4c5194a93b9a33b0182a32e43",
+            Self::Tampered => "96c9cd8b010948f199fb6f35f46a6b87",
+            Self::LedgerFailed => "d4b69d3485ac464ca18c4da2cdc41ebd",
+            Self::LedgerWritten => "b538786d6b8e4254adf3b196efcf139a",
             Self::AuditHead => "0c8f6d5fbb7c4d3f9b1e6a1f2c7d4e9a",
         }
     }
@@ -132,10 +148,13 @@ impl Kind {
             | Self::Pause
             | Self::CallCut
             | Self::Refused
-            | Self::Approval => Priority::Error,
-            Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order => Priority::Notice,
+            | Self::Approval
+            | Self::Reach => Priority::Error,
+            Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order | Self::LedgerWritten => {
+                Priority::Notice
+            }
             Self::AuditHead => Priority::Info,
-            Self::KillFailed | Self::EffectFailed => Priority::Critical,
+            Self::KillFailed | Self::EffectFailed | Self::Tampered | Self::LedgerFailed => Priority::Critical,
         }
     }
 }

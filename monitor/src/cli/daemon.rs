@@ -61,6 +61,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
     }
     let _lock = lock(config.state_dir())?;
+    // Whoever takes all memory should not have its meter ended for it.
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::warn!("the kernel may end this daemon when memory is short: {error}");
+    }
     serve(&config)
 }
 

@@ -53,6 +53,7 @@ impl Engine {
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
             Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
+            Event::Reached { slot, pid, reach, detail } => self.on_reached(slot, pid, reach, detail),
             Event::Exited { slot, pid } => self.leaving.push(Leaving { pid, slot, since: Instant::now() }),
         }
     }

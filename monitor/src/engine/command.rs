@@ -7,12 +7,12 @@ use monitor_common::Counters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::latency::Summary;
+use super::{asker::Asker, latency::Summary};
 use crate::{
     budget::{InvalidBudget, Settings},
     ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
-    probe::{Attached, Pid},
+    probe::Attached,
     task::{AccountName, Labels, TaskId},
 };
 
@@ -21,19 +21,19 @@ use crate::{
 pub enum Command {
     /// Opens a task, or takes up one that was known before, with this budget.
     Start {
-        peer: Pid,
+        peer: Asker,
         start: Box<Start>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
     Join {
-        peer: Pid,
+        peer: Asker,
         task: TaskId,
         reply: Reply<Joined>,
     },
     /// A person decides about an account.
     Order {
-        peer: Pid,
+        peer: Asker,
         /// Who it is, for the audit log.
         actor: String,
         account: AccountName,
@@ -107,6 +107,8 @@ pub enum Order {
 pub enum CommandError {
     #[error("the asking process belongs to task {0}, which cannot administer Tollgate")]
     Inside(TaskId),
+    #[error("the asking process is gone, or in a pid namespace from which it cannot be named: nobody knows who asks")]
+    Nobody,
     #[error("there is no task {0}: open it first")]
     NoTask(TaskId),
     #[error("no task of {0} has run since the daemon started")]

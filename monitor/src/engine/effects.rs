@@ -14,7 +14,7 @@ use crate::{
     budget::{Action, Decision, HoldId, Reason},
     enforce::{
         FreezeError, KillError, Killed, SocketsError, Which, end_connections, freeze, has_local_connections,
-        kill_process, resume, thaw,
+        kill_process, thaw,
     },
     probe::{Pid, Slot},
     task::AccountName,
@@ -291,11 +291,10 @@ impl Engine {
         }
         let Some(process) = self.held.remove(&pid) else { return };
         self.release_held(&process);
-        self.drop_kept_back(process);
         match result {
             // All of its connections are dead, now or before: what it sends reaches nobody.
             Ok(ended) if ended > 0 || !has_local_connections(pid) => {
-                resume(pid);
+                self.let_go(pid, &process);
             }
             Ok(_) => {
                 kill_process(pid);
@@ -307,6 +306,7 @@ impl Engine {
                 self.decide(slot, Kind::EffectFailed, format!("{error}: process {pid} is killed instead"));
             }
         }
+        self.drop_kept_back(process);
         self.touched.insert(slot);
     }
 

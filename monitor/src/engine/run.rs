@@ -100,6 +100,7 @@ pub fn start(
         latencies: Default::default(),
         deciding: 0,
         reported_losses: 0,
+        ledger_failed: false,
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
@@ -188,11 +189,11 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
     engine.decide_now();
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, start, reply } => drop(reply.send(engine.start_task(peer, *start))),
+        Command::Start { peer, start, reply } => drop(reply.send(engine.start_task(&peer, *start))),
         Command::Order { peer, actor, account, order, reply } => {
-            drop(reply.send(engine.order(peer, &actor, &account, *order)));
+            drop(reply.send(engine.order(&peer, &actor, &account, *order)));
         }
-        Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
+        Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(&peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),
         Command::Task { task, reply } => {
             let task = engine.slots.get(&task).and_then(|slot| engine.tasks.get(slot));

@@ -67,6 +67,8 @@ pub struct Engine {
     /// When what is being dealt with was seen, by the boot clock: what is decided now, it decides.
     pub deciding: u64,
     pub reported_losses: u64,
+    /// The ledger was said not to be written.
+    pub ledger_failed: bool,
     /// When known processes were last compared with those that are there.
     pub reconciled: Instant,
 }
@@ -135,6 +137,8 @@ pub struct Task {
     pub refused: Option<(Instant, u64)>,
     /// Models that were said to have no price.
     pub said_unpriced: HashSet<String>,
+    /// What it was said to reach for outside of it.
+    pub reached: HashSet<Box<str>>,
     pub evidence: Evidence,
     pub work: Work,
 }

@@ -2,7 +2,9 @@
 
 use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey,
-    Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
+    Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_REACH, KIND_START, NO_TASK,
+    REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN,
+    REACH_WRITE,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -124,6 +126,59 @@ pub enum Event<'a> {
         mapping: Mapping,
         waits: bool,
     },
+    /// A process reaches for what is not its task's; `detail` is the address of a Unix socket.
+    Reached {
+        slot: Slot,
+        pid: Pid,
+        reach: Reach,
+        detail: &'a [u8],
+    },
+}
+
+/// What a process of a task does to have others act for it, or to get at the daemon. Process ids and descriptors are those of its own namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// It was stopped, and somebody else has woken it: it sends.
+    Woken,
+    /// It attaches to a process as a debugger does.
+    Trace { target: Pid },
+    /// It writes into the memory of a process.
+    Write { target: Pid },
+    /// It takes a descriptor of the process behind this one.
+    Take { pidfd: u32 },
+    /// It asks for eBPF objects of others, or changes them.
+    Bpf { command: u32 },
+    /// It has the kernel encrypt what it sends.
+    KernelTls,
+    /// It makes code of a file writable.
+    Code,
+    /// It connects to a Unix socket.
+    Unix,
+    /// It sends this signal to the daemon.
+    Daemon { signal: u32 },
+    /// It hands a socket to a process that is in another task or none; `receiver` is 0 where the kernel does not say whom. A TCP connection sends
+    /// nothing from now on.
+    Hand { receiver: Pid, is_connection: bool },
+}
+
+impl Reach {
+    fn of(header: &Header) -> Option<Self> {
+        let object = u32::try_from(header.offset).unwrap_or_default();
+        let detail = u32::try_from(header.connection_born).unwrap_or(u32::MAX);
+        Some(match header.wanted {
+            REACH_WOKEN => Self::Woken,
+            REACH_TRACE => Self::Trace { target: object },
+            REACH_WRITE => Self::Write { target: object },
+            REACH_TAKE => Self::Take { pidfd: object },
+            REACH_BPF => Self::Bpf { command: object },
+            REACH_UNIX => Self::Unix,
+            REACH_DAEMON => Self::Daemon { signal: detail },
+            REACH_KTLS => Self::KernelTls,
+            REACH_TEXT => Self::Code,
+            REACH_HAND => Self::Hand { receiver: object, is_connection: detail != 0 },
+            _ => return None,
+        })
+    }
 }
 
 /// Code of a file in an address space. All zero where the kernel could not tell.
@@ -195,6 +250,7 @@ impl<'a> Event<'a> {
                 },
                 waits: header.flags & FLAG_WAITS != 0,
             },
+            KIND_REACH => Event::Reached { slot, pid: header.tgid, reach: Reach::of(&header)?, detail: payload },
             _ => return None,
         };
         Some((event, header.time))

@@ -18,7 +18,7 @@ use aya::{
         TracePoint, UProbe,
     },
 };
-use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS};
+use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS, Stop, Waiting};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -37,6 +37,21 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
 
+/// System calls by which a process reaches beyond its task, and the programs that look at them; `exit` where they look at what came.
+const REACHING: [(&str, &str, &str); 12] = [
+    ("reach_ptrace", "enter", "ptrace"),
+    ("reach_vm_write", "enter", "process_vm_writev"),
+    ("reach_getfd", "enter", "pidfd_getfd"),
+    ("reach_bpf", "enter", "bpf"),
+    ("reach_kill", "enter", "kill"),
+    ("reach_tgkill", "enter", "tgkill"),
+    ("reach_connect", "enter", "connect"),
+    ("reach_setsockopt", "enter", "setsockopt"),
+    ("reach_sendmsg", "enter", "sendmsg"),
+    ("took_recvmsg", "exit", "recvmsg"),
+    ("waiting_enter", "enter", "sendmmsg"),
+    ("waiting_splice", "enter", "splice"),
+];
 const TRACEPOINTS: [(&str, &str); 5] = [
     ("task", "task_newtask"),
     ("sched", "sched_process_exec"),
@@ -56,7 +71,7 @@ const RAW_TRACEPOINTS: [(&str, &str); 1] = [("socket_state", "inet_sock_set_stat
 /// What denies connections; attached there too.
 const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
-const MEMBERS: [(&str, &str, &str); 21] = [
+const MEMBERS: [(&str, &str, &str); 23] = [
     ("VMA_START", "vm_area_struct", "vm_start"),
     ("VMA_END", "vm_area_struct", "vm_end"),
     ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
@@ -79,6 +94,8 @@ const MEMBERS: [(&str, &str, &str); 21] = [
     // A `sock` begins with its `sock_common`.
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
     ("SOCK_PROTOCOL", "sock", "sk_protocol"),
+    ("SOCK_PEER_PID", "sock", "sk_peer_pid"),
+    ("PID_NUMBERS", "pid", "numbers"),
 ];
 const FIELDS: [(&str, &str, &str); 9] = [
     ("NEWTASK_PID", "task/task_newtask", "pid"),
@@ -135,6 +152,8 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     /// Sockets of which no data may leave.
     held: HashMap<MapData, u64, u32>,
+    /// Sockets on which processes sent that should have been standing still.
+    waiting: HashMap<MapData, u64, Waiting>,
     connections: HashMap<MapData, ConnectionKey, Connection>,
 }
 
@@ -181,6 +200,9 @@ impl Probes {
             .map_max_entries("RECORDS", capacity.ring_bytes)
             .map_max_entries("PROCESSES", capacity.processes)
             .map_max_entries("CONNECTIONS", capacity.connections)
+            .map_max_entries("STOPPED", capacity.processes)
+            .map_max_entries("RELEASED", capacity.processes)
+            .map_max_entries("WAITING_SOCKETS", capacity.connections)
             .map_max_entries("HELD_SOCKETS", capacity.connections);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
@@ -192,11 +214,14 @@ impl Probes {
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
             processes: take_map(&mut ebpf, "PROCESSES", HashMap::try_from)?,
+            stopped: take_map(&mut ebpf, "STOPPED", HashMap::try_from)?,
+            released: take_map(&mut ebpf, "RELEASED", HashMap::try_from)?,
         };
         let files = take_map(&mut ebpf, "FILES", HashMap::try_from)?;
         let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
         let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
         let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
+        let waiting = take_map(&mut ebpf, "WAITING_SOCKETS", HashMap::try_from)?;
         let connections = take_map(&mut ebpf, "CONNECTIONS", HashMap::try_from)?;
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
@@ -214,7 +239,8 @@ impl Probes {
             .name("attach".into())
             .spawn(move || attacher.serve(&asked, &answers))
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, connections };
+        let probes =
+            Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, waiting, connections };
         Ok(Loaded { probes, maps, ring, memberships, gates, looked, said })
     }
 
@@ -252,7 +278,8 @@ impl Probes {
     /// Cookies of the sockets of a task that are kept from sending.
     pub fn held_sockets(&self, slot: Slot) -> Vec<u64> {
         let held = self.held.iter().flatten();
-        held.filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
+        let waiting = self.waiting.iter().flatten().map(|(cookie, waiting)| (cookie, waiting.slot));
+        held.chain(waiting).filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
     }
 
     /// Losses and failures since load, summed over CPUs.
@@ -354,6 +381,16 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
             program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
         }
     }
+    for (name, edge, call) in REACHING {
+        let program: &mut TracePoint = program(ebpf, name)?;
+        program.load().map_err(load_error)?;
+        program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
+    }
+    let waiting: &mut TracePoint = program(ebpf, "waiting_enter")?;
+    let others = if sees_plaintext { &[][..] } else { &SENDING[..] };
+    for call in others.iter().chain(&["sendfile64"]) {
+        waiting.attach("syscalls", &format!("sys_enter_{call}")).map_err(load_error)?;
+    }
     for (category, name) in TRACEPOINTS {
         let program: &mut TracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;
@@ -405,6 +442,8 @@ impl Ring {
 pub struct Memberships {
     cgroups: HashMap<MapData, u64, u32>,
     processes: HashMap<MapData, u32, Process>,
+    stopped: HashMap<MapData, u32, Stop>,
+    released: HashMap<MapData, u32, u64>,
 }
 
 impl Memberships {
@@ -418,6 +457,10 @@ impl Memberships {
         self.cgroups.remove(&cgroup).ok();
     }
 
+    pub fn label_of(&self, cgroup: u64) -> Option<Slot> {
+        self.cgroups.get(&cgroup, 0).ok().map(Slot)
+    }
+
     /// Makes a process a member whatever its cgroup. One that was `born` at 0 is older than anything that is known, and may have connections.
     pub fn adopt(&mut self, pid: Pid, slot: Slot, born: u64) -> io::Result<()> {
         self.processes
@@ -428,6 +471,19 @@ impl Memberships {
     pub fn forget(&mut self, pid: Pid) {
         // Absent is what is wanted.
         self.processes.remove(&pid).ok();
+        self.stopped.remove(&pid).ok();
+        self.released.remove(&pid).ok();
+    }
+
+    /// A process that was stopped before `now`, by the boot clock, may run: what it sends leaves. To be said before it is woken.
+    ///
+    /// # Errors
+    /// When the kernel has no room for it: then nothing that it sends on sockets leaves.
+    pub fn let_go(&mut self, pid: Pid, now: u64) -> io::Result<()> {
+        if self.stopped.get(&pid, 0).is_err() {
+            return Ok(());
+        }
+        self.released.insert(pid, now, 0).map_err(io::Error::other)
     }
 
     pub fn slot_of(&self, pid: Pid) -> Option<Slot> {

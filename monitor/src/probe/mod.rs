@@ -17,7 +17,7 @@ mod plan;
 mod tracefs;
 
 pub use attach::{Attached, Looked, Request};
-pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Transport, Whole};
+pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Reach, Slot, Transport, Whole};
 pub use fullness::{Fullness, Maps};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
 pub use memory::read as read_memory;
