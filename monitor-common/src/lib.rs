@@ -3,6 +3,10 @@
 //! **Invariant:** `no_std`, plain `#[repr(C)]` data without padding bytes, and no logic.
 #![no_std]
 
+mod coverage;
+
+pub use coverage::*;
+
 /// Tasks that can be gated at the same time. [`Gate`]s live in an array of this size; slot 0 is never given out.
 pub const MAX_TASKS: u32 = 4096;
 /// Slot of a process that is known to belong to no task.
@@ -123,6 +127,10 @@ pub struct Connection {
     pub received: u64,
     /// Requests that start before this offset of what was sent have taken their credit: a retried write does not take a second one.
     pub credited_to: u64,
+    /// Plaintext bytes written so far, whatever they are.
+    pub written: u64,
+    /// Those before this offset count as what leaves on sockets soon: a retried write does not count twice.
+    pub expected_to: u64,
     /// How far what was sent has been followed.
     pub walk: Walk,
     /// One of the `VERDICT_*` states.
@@ -178,6 +186,10 @@ pub const KIND_EXEC: u8 = 5;
 pub const KIND_EXIT: u8 = 6;
 /// A process mapped an executable file that nobody has looked at: see [`FileKey`].
 pub const KIND_MAPPED: u8 = 7;
+/// The beginning of what a socket of a task sends.
+pub const KIND_HELLO: u8 = 8;
+/// Something about a socket of a task: a [`Socket`] follows.
+pub const KIND_TRAFFIC: u8 = 9;
 
 /// A process of a task reaches for something that is not its task's: the number of the system call is in `object`, its arguments where each
 /// `REACH_*` says.
@@ -309,6 +321,8 @@ pub struct Counters {
     pub unreadable_buffers: u64,
     /// Bytes in which no request could be looked for: a write of more frames than are followed.
     pub unwalked_bytes: u64,
+    /// TLS connections of tasks in which records can no longer be told apart: their bytes are counted, their coverage is not.
+    pub unwalked_sockets: u64,
     /// Entries that found no room in a map.
     pub map_full: u64,
     /// Signals that could not be sent.
@@ -321,7 +335,9 @@ pub struct Counters {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Connection, ConnectionKey, Counters, FileKey, Gate, Process, Stop, Waiting};
+    use super::{
+        Connection, ConnectionKey, Counters, Destination, FileKey, Gate, Process, Readable, Socket, Stop, Waiting,
+    };
 
     // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Gate {}
@@ -339,4 +355,10 @@ mod user {
     unsafe impl aya::Pod for Stop {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Waiting {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Socket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Readable {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Destination {}
 }

@@ -12,6 +12,7 @@
 
 mod aead;
 mod connect;
+mod coverage;
 mod gate;
 mod http1;
 mod layout;

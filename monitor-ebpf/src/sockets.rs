@@ -29,7 +29,7 @@ use monitor_common::{
 };
 
 use crate::{
-    aead,
+    aead, coverage,
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
@@ -182,6 +182,8 @@ fn begin(cookie: u64, process: &Process) {
         sent: 0,
         received: 0,
         credited_to: 0,
+        written: 0,
+        expected_to: 0,
         walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
@@ -223,6 +225,7 @@ fn connection_of(fd: u64, process: &Process) -> Option<(u64, *mut Connection)> {
             return None;
         }
         begin(cookie, process);
+        coverage::begin(cookie, process);
         CONNECTIONS.get_ptr_mut(&key(cookie))
     })?;
     Some((cookie, connection))
@@ -408,7 +411,7 @@ fn begin_requests(scratch: &mut Scratch, connection: &mut Connection) {
 
 /// From now on no data of the socket leaves.
 #[inline(always)]
-fn hold(cookie: u64, slot: u32) -> bool {
+pub fn hold(cookie: u64, slot: u32) -> bool {
     let done = HELD_SOCKETS.insert(&cookie, &slot, 0).is_ok();
     if !done {
         count(|c| c.map_full += 1);
@@ -535,6 +538,7 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     waits::closed(cookie);
+    coverage::ended(cookie);
     let key = key(cookie);
     // SAFETY: the value is copied out at once.
     let Some(connection) = (unsafe { CONNECTIONS.get(&key) }).copied() else { return 0 };

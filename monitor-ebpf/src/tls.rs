@@ -14,6 +14,7 @@ use monitor_common::{
 };
 
 use crate::{
+    coverage,
     gate::{hold_body, looks, refuse_if_shut, take_credits},
     layout::{Layout, goroutine, word},
     maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
@@ -40,7 +41,9 @@ pub fn tls_write(ctx: ProbeContext) -> u32 {
     }
     if let Some(connection) = connection(key_of(call), &process) {
         // SAFETY: a live map value; one thread at a time writes to a TLS object.
-        begin_requests(call, unsafe { &mut *connection });
+        let connection = unsafe { &mut *connection };
+        coverage::writes(connection, call.len);
+        begin_requests(call, connection);
     }
     0
 }
@@ -196,6 +199,8 @@ pub fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connecti
         sent: 0,
         received: 0,
         credited_to: 0,
+        written: 0,
+        expected_to: 0,
         walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
@@ -221,6 +226,9 @@ pub fn commit(call: &mut Call, len: u64) {
     let Some(connection) = connection(key_of(call), &process) else { return };
     // SAFETY: a live map value; one thread at a time uses a TLS object.
     let connection = unsafe { &mut *connection };
+    if call.sent == 1 {
+        connection.written += len;
+    }
     if connection.verdict == VERDICT_UNKNOWN {
         judge(call, len, connection);
     }

@@ -36,6 +36,8 @@ pub enum Kind {
     Unpriced,
     /// Traffic that may cost could not be read.
     Unread,
+    /// A connection was found that cannot be read.
+    Uncovered,
     /// The kernel lost records, or could not send a signal.
     Lost,
     /// The daemon was gone while the task ran.
@@ -85,6 +87,7 @@ impl Kind {
             Self::KillFailed => "kill-failed",
             Self::Unpriced => "unpriced",
             Self::Unread => "unread",
+            Self::Uncovered => "uncovered",
             Self::Lost => "lost",
             Self::Gap => "gap",
             Self::Throttle => "throttle",
@@ -114,6 +117,7 @@ impl Kind {
             Self::Killed => "e1a94c7d35f84e6b92d07b18c6a5f033",
             Self::KillFailed => "3c86f2b09d1e4a7ab5e4f7c20d91a844",
             Self::Unpriced => "97d5a1c83e2f4b6d80fbc9e46a17d255",
+            Self::Uncovered => "a7c51f0e6d3b4e928b1f4a6ce0d97335",
             Self::Unread => "4e0b8d76c2a94f13a7d8e5b31f60c966",
             Self::Lost => "d82f6a3b97c5401e8b4a0ed7c35f1e77",
             Self::Gap => "6ba17e4dc0f8439fa2c39d58e7b40f88",
@@ -143,6 +147,7 @@ impl Kind {
             Self::Warn | Self::Unpriced | Self::Gap | Self::Throttle | Self::Incident => Priority::Warning,
             Self::Kill
             | Self::Unread
+            | Self::Uncovered
             | Self::Lost
             | Self::Cut
             | Self::Pause

@@ -120,7 +120,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
     runtime.block_on(async {
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
-        let Loaded { probes, maps, ring, memberships, gates, looked, said } =
+        let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } =
             Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.root()?, &hierarchy.processes())?;
         for word in said {
             tracing::info!("{word}; what it does there is not metered");
@@ -134,6 +134,7 @@ fn serve(config: &Config) -> Result<ExitCode> {
             ring,
             memberships,
             gates: Gates::new(gates)?,
+            traffic,
             hierarchy,
             ledger: ledger.clone(),
             alerts: Alerts::start(ledger.audit_head())?,

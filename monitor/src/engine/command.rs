@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{asker::Asker, latency::Summary};
 use crate::{
     budget::{InvalidBudget, Settings},
+    coverage::Share,
     ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
     probe::Attached,
@@ -215,6 +216,8 @@ pub struct TaskStatus {
     pub unpriced: u64,
     pub unread: u64,
     pub processes: usize,
+    /// How much of what it sends is read, since the daemon started.
+    pub coverage: Share,
     /// Requests that wait for a person's yes.
     pub waiting: usize,
     /// What its budget can limit beside money, by its name.

@@ -52,6 +52,8 @@ pub enum Done {
     Refused(Pid, Result<usize, SocketsError>),
     /// A call was cut in mid-stream.
     CallCut(Pid, Result<usize, SocketsError>),
+    /// A connection that cannot be read was ended.
+    Denied(Pid, Result<usize, SocketsError>),
 }
 
 impl Engine {
@@ -183,7 +185,10 @@ impl Engine {
             let call = connection.calls.values().find(|call| call.hold == hold)?;
             Some((id.pid, connection.slot, call.port))
         });
-        let Some((pid, slot, port)) = found else { return };
+        let Some((pid, slot, port)) = found else {
+            self.cut_unread(hold, reason);
+            return;
+        };
         self.decide(slot, Kind::CallCut, format!("process {pid}: {reason}"));
         self.spawn(slot, "cut-call", move || {
             let ended = port.map_or(Ok(0), |port| end_connections(&[pid], Which::To(port)));
@@ -234,6 +239,7 @@ impl Engine {
                 }
             },
             Done::Refused(pid, result) => self.on_refused(slot, pid, result),
+            Done::Denied(pid, result) => self.on_denied(slot, pid, result, decided),
             Done::CallCut(pid, result) => match result {
                 Ok(0) => self.decide(
                     slot,

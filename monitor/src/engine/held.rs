@@ -189,6 +189,7 @@ impl Engine {
                     process.mappings.remove(index);
                 }
                 let slot = self.memberships.slot_of(request.pid);
+                said.iter().for_each(|word| self.unread.note_file(word));
                 for word in said.into_iter().filter(|_| slot.is_some()) {
                     self.alert(Kind::Unread, slot, format!("process {}: {word}", request.pid));
                 }

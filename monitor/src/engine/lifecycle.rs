@@ -143,6 +143,7 @@ impl Engine {
         };
         self.tasks.insert(slot, task);
         self.slots.insert(id.clone(), slot);
+        self.apply_uncovered(slot);
         self.accounts.tick(Timestamp::now());
         // What is in force above it is in force on it.
         self.enforce(slot);
@@ -159,6 +160,7 @@ impl Engine {
 
     fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
+            self.coverage.forget_task(slot);
             self.slots.remove(&task.id);
             // Parts of it that are over go with it; those that run have lost what they were a part of, and keep its account.
             let parts: Vec<Slot> = self
@@ -416,6 +418,8 @@ impl Engine {
         self.forget_held(pid);
         self.close_process(pid, now);
         self.memberships.forget(pid);
+        self.traffic.forget(pid);
+        self.coverage.forget_process(pid, boot_nanoseconds());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);
         }
@@ -502,18 +506,20 @@ impl Engine {
         let losses = counters.dropped_records
             + counters.uncopied_bytes
             + counters.unwalked_bytes
+            + counters.unwalked_sockets
             + counters.unreadable_buffers
             + counters.map_full;
         if losses > self.reported_losses {
             self.reported_losses = losses;
             let message = format!(
                 "the kernel could not hand over everything: {} records dropped ({} bytes), {} bytes too many, {} buffers unreadable, {} map entries \
-                 without room; calls that were touched say `floor` or `estimated`",
+                 without room, {} TLS connections whose records could not be followed; calls that were touched say `floor` or `estimated`",
                 counters.dropped_records,
                 counters.dropped_bytes,
                 counters.uncopied_bytes + counters.unwalked_bytes,
                 counters.unreadable_buffers,
-                counters.map_full
+                counters.map_full,
+                counters.unwalked_sockets
             );
             self.alert(Kind::Lost, None, message);
         }
@@ -535,6 +541,7 @@ impl Engine {
             unpriced: task.unpriced,
             unread: task.unread,
             processes: task.tree.living().count(),
+            coverage: self.slots.get(&task.id).map(|slot| self.coverage.share(*slot)).unwrap_or_default(),
             waiting: self.slots.get(&task.id).map_or(0, |slot| self.awaiting(*slot)),
             counts: Count::ALL
                 .into_iter()

@@ -8,6 +8,7 @@ mod asker;
 mod calls;
 mod clock;
 mod command;
+mod coverage;
 mod effects;
 mod held;
 mod latency;

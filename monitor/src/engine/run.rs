@@ -23,11 +23,12 @@ use crate::{
     alert::Alerts,
     budget::{Accounts, MoneyLimits, Signals},
     config::Config,
+    coverage::Coverage,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
     meter::Key,
     price::PriceBook,
-    probe::{Looked, Memberships, Probes, Ring},
+    probe::{Looked, Memberships, Probes, Ring, Traffic},
 };
 
 /// What the engine is made of.
@@ -36,6 +37,7 @@ pub struct Parts {
     pub ring: Ring,
     pub memberships: Memberships,
     pub gates: Gates,
+    pub traffic: Traffic,
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
@@ -66,11 +68,15 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (effects, done) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked, key } = parts;
+    let Parts { probes, ring, memberships, gates, traffic, hierarchy, ledger: writer, alerts, prices, looked, key } =
+        parts;
     let mut engine = Engine {
         probes,
         memberships,
         gates,
+        traffic,
+        coverage: Coverage::new(config.coverage_settings()),
+        unread: Default::default(),
         hierarchy,
         ledger: writer,
         alerts,
@@ -162,6 +168,7 @@ async fn run(
                 engine.decide_now();
                 engine.accounts.tick(Timestamp::now());
                 engine.sweep();
+                engine.sweep_coverage();
             }
         }
         drain(&mut engine, &mut ring);

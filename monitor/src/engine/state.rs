@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     clock::Clock,
+    coverage::Unread,
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
     latency::Latencies,
@@ -20,12 +21,13 @@ use super::{
 use crate::{
     alert::{Alert, Alerts, Kind},
     budget::{AccountId, Accounts, Balance, HoldId, Settings, UNLIMITED, Window},
+    coverage::Coverage,
     enforce::{Cgroup, Gates, Hierarchy},
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
     price::{Money, PriceBook},
-    probe::{ConnectionId, Memberships, Pid, Probes, Slot},
+    probe::{ConnectionId, Memberships, Pid, Probes, Slot, Traffic},
     task::{AccountName, Labels, ProcessTree, TaskId},
     wire::ExchangeId,
 };
@@ -34,6 +36,9 @@ pub struct Engine {
     pub probes: Probes,
     pub memberships: Memberships,
     pub gates: Gates,
+    pub traffic: Traffic,
+    pub coverage: Coverage,
+    pub unread: Unread,
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
@@ -181,6 +186,8 @@ pub struct Call {
     pub started: Timestamp,
     /// Port that it was sent to, as far as the request tells.
     pub port: Option<u16>,
+    /// Host that it was sent to over TLS.
+    pub host: Option<Box<str>>,
     /// What it had cost when that was last counted properly, and what was thought until then.
     pub scale: Option<(Money, Money)>,
     /// It is in the ledger, as something that costs.

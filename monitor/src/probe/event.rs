@@ -1,10 +1,10 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey,
-    Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_REACH, KIND_START, NO_TASK,
-    REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN,
-    REACH_WRITE,
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
+    FLAG_SOCKET, FLAG_STOPPED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK,
+    KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START, KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_DAEMON, REACH_HAND,
+    REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -133,6 +133,24 @@ pub enum Event<'a> {
         reach: Reach,
         detail: &'a [u8],
     },
+    /// A piece of the beginning of what a socket sends, whoever encrypted it; of QUIC, a datagram.
+    Hello {
+        cookie: u64,
+        slot: Slot,
+        pid: Pid,
+        /// Of its first byte, from the beginning.
+        offset: u64,
+        bytes: &'a [u8],
+        is_quic: bool,
+    },
+    /// What has passed on a socket by now.
+    Traffic {
+        cookie: u64,
+        socket: Socket,
+        is_over: bool,
+        /// It sends what cannot be read, and is kept from it.
+        is_stopped: bool,
+    },
 }
 
 /// What a process of a task does to have others act for it, or to get at the daemon. Process ids and descriptors are those of its own namespaces.
@@ -235,6 +253,20 @@ impl<'a> Event<'a> {
                 Event::Forked { slot, parent: u32::try_from(header.object).unwrap_or_default(), child: header.tgid }
             }
             KIND_EXEC => Event::Executed { slot, pid: header.tgid, path: payload },
+            KIND_HELLO => Event::Hello {
+                cookie: header.object,
+                slot,
+                pid: header.tgid,
+                offset: header.offset,
+                bytes: payload,
+                is_quic: header.flags & FLAG_QUIC != 0,
+            },
+            KIND_TRAFFIC => Event::Traffic {
+                cookie: header.object,
+                socket: socket(payload)?,
+                is_over: header.flags & FLAG_OVER != 0,
+                is_stopped: header.flags & FLAG_STOPPED != 0,
+            },
             KIND_EXIT => Event::Exited { slot, pid: header.tgid },
             KIND_MAPPED => Event::Mapped {
                 pid: header.tgid,
@@ -255,6 +287,14 @@ impl<'a> Event<'a> {
         };
         Some((event, header.time))
     }
+}
+
+fn socket(payload: &[u8]) -> Option<Socket> {
+    if payload.len() < size_of::<Socket>() {
+        return None;
+    }
+    // SAFETY: the payload has at least the size of a `Socket`, which is plain integers; unaligned reads are allowed here.
+    Some(unsafe { payload.as_ptr().cast::<Socket>().read_unaligned() })
 }
 
 fn header(record: &[u8]) -> Option<Header> {

@@ -33,6 +33,7 @@ use super::{
     known::Known,
     plan::Program as Probe,
     tracefs,
+    traffic::Traffic,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
@@ -61,6 +62,9 @@ const TRACEPOINTS: [(&str, &str); 5] = [
 ];
 /// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
 const EGRESS: &str = "hold_egress";
+/// What counts the packets of tasks' sockets; attached there too.
+const COUNTING: [(&str, CgroupSkbAttachType); 2] =
+    [("count_egress", CgroupSkbAttachType::Egress), ("count_ingress", CgroupSkbAttachType::Ingress)];
 /// System calls that send, looked at when they begin, and those that pass bytes, when they return. Each has a tracepoint of its own: one for all of
 /// them would cost every system call of the host some 100 ns at both ends.
 const SENDING: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
@@ -165,6 +169,7 @@ pub struct Loaded {
     pub ring: Ring,
     pub memberships: Memberships,
     pub gates: Array<MapData, Gate>,
+    pub traffic: Traffic,
     /// What came of the looks that were asked for.
     pub looked: UnboundedReceiver<Looked>,
     /// What there is to say about the files of this host.
@@ -203,7 +208,9 @@ impl Probes {
             .map_max_entries("STOPPED", capacity.processes)
             .map_max_entries("RELEASED", capacity.processes)
             .map_max_entries("WAITING_SOCKETS", capacity.connections)
-            .map_max_entries("HELD_SOCKETS", capacity.connections);
+            .map_max_entries("HELD_SOCKETS", capacity.connections)
+            .map_max_entries("SOCKETS", capacity.connections)
+            .map_max_entries("READABLE", capacity.processes);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
         }
@@ -223,6 +230,13 @@ impl Probes {
         let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
         let waiting = take_map(&mut ebpf, "WAITING_SOCKETS", HashMap::try_from)?;
         let connections = take_map(&mut ebpf, "CONNECTIONS", HashMap::try_from)?;
+        let traffic = Traffic {
+            sockets: take_map(&mut ebpf, "SOCKETS", HashMap::try_from)?,
+            datagrams: take_map(&mut ebpf, "DATAGRAMS", HashMap::try_from)?,
+            readable: take_map(&mut ebpf, "READABLE", HashMap::try_from)?,
+            unreadable: take_map(&mut ebpf, "UNREADABLE", Array::try_from)?,
+            denied: take_map(&mut ebpf, "DENIED", HashMap::try_from)?,
+        };
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
@@ -241,7 +255,7 @@ impl Probes {
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
         let probes =
             Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, waiting, connections };
-        Ok(Loaded { probes, maps, ring, memberships, gates, looked, said })
+        Ok(Loaded { probes, maps, ring, memberships, gates, traffic, looked, said })
     }
 
     /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
@@ -290,6 +304,7 @@ impl Probes {
             sum.dropped_bytes += cpu.dropped_bytes;
             sum.uncopied_bytes += cpu.uncopied_bytes;
             sum.unwalked_bytes += cpu.unwalked_bytes;
+            sum.unwalked_sockets += cpu.unwalked_sockets;
             sum.unreadable_buffers += cpu.unreadable_buffers;
             sum.map_full += cpu.map_full;
             sum.signal_failures += cpu.signal_failures;
@@ -368,6 +383,11 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
     let egress: &mut CgroupSkb = program(ebpf, EGRESS)?;
     egress.load().map_err(load_error)?;
     egress.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
+    for (name, kind) in COUNTING {
+        let program: &mut CgroupSkb = program(ebpf, name)?;
+        program.load().map_err(load_error)?;
+        program.attach(root, kind, CgroupAttachMode::Single).map_err(load_error)?;
+    }
     for (name, tracepoint) in RAW_TRACEPOINTS {
         let program: &mut RawTracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;

@@ -6,6 +6,7 @@ mod audit;
 mod cap;
 mod concurrency;
 mod counts;
+mod coverage;
 mod escape;
 mod holds;
 mod ladder;

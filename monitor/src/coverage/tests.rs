@@ -1,0 +1,1 @@
+//! The whole room, by the events that the kernel would tell.
