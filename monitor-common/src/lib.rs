@@ -50,10 +50,36 @@ pub mod layout {
     pub const RESULT: u32 = 3;
 }
 
+/// Version of everything below that maps are made of. To be raised whenever the meaning of a key, a value or a record changes: programs of another version get maps
+/// of their own.
+pub const LAYOUT: u32 = 1;
+
+/// What the programs know of the daemon, and the daemon of what programs saw it do. One element, mapped into the daemon's memory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Daemon {
+    /// Generation of the programs that are in force; those of another one stand by. 0: all are.
+    pub generation: u64,
+    /// Boot-clock nanoseconds at which the daemon last said that it is there; 0: it has ended.
+    pub heartbeat: u64,
+    pub tgid: u32,
+    /// Its thread whose mappings it wants to know the files of.
+    pub tid: u32,
+    /// The file of which that thread last mapped code.
+    pub mapped: FileKey,
+    /// Sum of the losses in [`Counters`] that a daemon has said.
+    pub losses_said: u64,
+    pub reserved: [u64; 2],
+}
+
+/// How old a heartbeat may become before the daemon counts as gone.
+pub const HEARTBEAT_STALE_NS: u64 = 10_000_000_000;
+
 /// The kernel side of a task: how many requests may start, and what happens to the next one when none may.
 ///
 /// Lives in a memory-mapped array: user space lends and takes back credits with atomic operations on the same memory
-/// that the programs take them from. One cache line, so that tasks do not disturb each other.
+/// that the programs take them from. One cache line, so that tasks do not disturb each other; a second one for what the daemon keeps for the next
+/// daemon.
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gate {
@@ -71,7 +97,15 @@ pub struct Gate {
     pub state: u32,
     /// 1: requests are also stopped in front of their bodies, where these come in a write of their own.
     pub looks: u32,
-    pub reserved2: [u64; 2],
+    /// One of the `LOSS_*`: what becomes of a request without a credit while no daemon runs.
+    pub on_loss: u32,
+    pub reserved: u32,
+    pub reserved2: u64,
+    /// Credits taken whose records a daemon has read.
+    pub seen: u64,
+    /// What the task has spent by what daemons have read, in pico-USD.
+    pub spent: u64,
+    pub reserved3: [u64; 6],
 }
 
 /// Without credits a request is stopped (`SIGSTOP`) at the entry of the write until user space decides.
@@ -80,6 +114,11 @@ pub const GATE_OPEN: u32 = 0;
 pub const GATE_SHUT: u32 = 1;
 /// As open, and no new connection is made.
 pub const GATE_CUT: u32 = 2;
+
+/// While no daemon runs: stopped until one does.
+pub const LOSS_HOLD: u32 = 0;
+/// While no daemon runs: may go.
+pub const LOSS_ALLOW: u32 = 1;
 
 /// A process that belongs to a task, keyed by its id in the initial pid namespace. Inherited by fork, kept over cgroup moves.
 #[repr(C)]
@@ -255,6 +294,9 @@ pub const FLAG_SOCKET: u8 = 64;
 /// The connection is seen at the encryption of its records: data of a held request are told before it is decided.
 pub const FLAG_RECORDS: u8 = 128;
 
+/// [`KIND_START`]: there were not enough credits, and no daemon to ask: the request may go because its task's policy says so.
+pub const FLAG_UNATTENDED: u8 = 16;
+
 /// [`KIND_MAPPED`]: the process belongs to a task, was sent `SIGSTOP` and waits until the file has been looked at.
 pub const FLAG_WAITS: u8 = 16;
 
@@ -336,11 +378,14 @@ pub struct Counters {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Connection, ConnectionKey, Counters, Destination, FileKey, Gate, Process, Readable, Socket, Stop, Waiting,
+        Connection, ConnectionKey, Counters, Daemon, Destination, FileKey, Gate, Process, Readable, Socket, Stop,
+        Waiting,
     };
 
     // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Gate {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Daemon {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Process {}
     // SAFETY: as above.

@@ -21,7 +21,8 @@ use crate::{
     gate::refuse_if_shut,
     layout::Layout,
     maps::{CALLS, CONNECTIONS, Call, PROCESSES, count},
-    process::current,
+    presence::in_force,
+    process::{current, member},
     record::{emit, header},
     requests::read_user,
     tls::{begin_requests, by_thread, commit, connection, remember_call},
@@ -82,8 +83,8 @@ fn kind<C: EbpfContext>(layout: Layout, ctx: &C) -> Kind {
 /// Entry of a function that encrypts a record.
 #[uprobe]
 pub fn record_seal(ctx: ProbeContext) -> u32 {
-    let Some(process) = current() else { return 0 };
-    if refuse_if_shut(process.slot) {
+    let Some(process) = member() else { return 0 };
+    if refuse_if_shut(process.slot) || !in_force() {
         return 0;
     }
     mark(&process);
@@ -152,6 +153,9 @@ pub fn record_open(ctx: ProbeContext) -> u32 {
 /// Return of such a function.
 #[uretprobe]
 pub fn record_opened(ctx: RetProbeContext) -> u32 {
+    if !in_force() {
+        return 0;
+    }
     let thread = by_thread();
     let Some(call) = CALLS.get_ptr_mut(&thread) else { return 0 };
     // SAFETY: a live map value of this thread.

@@ -32,6 +32,7 @@ use monitor_common::{
 
 use crate::{
     maps::{RECORDS, count},
+    presence::in_force,
     sockets::hold,
 };
 
@@ -280,6 +281,9 @@ fn load<T: Default>(ctx: &SkBuffContext, offset: u32) -> T {
 /// A packet is about to leave.
 #[cgroup_skb(egress)]
 pub fn count_egress(ctx: SkBuffContext) -> i32 {
+    if !in_force() {
+        return PASS;
+    }
     // SAFETY: the context of the running program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     if let Some(socket) = SOCKETS.get_ptr_mut(&cookie) {
@@ -303,6 +307,9 @@ const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 /// A packet has come.
 #[cgroup_skb(ingress)]
 pub fn count_ingress(ctx: SkBuffContext) -> i32 {
+    if !in_force() {
+        return PASS;
+    }
     // SAFETY: the context of the running program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     if let Some(socket) = SOCKETS.get_ptr_mut(&cookie) {

@@ -3,11 +3,13 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
 use aya_ebpf::helpers::generated::bpf_send_signal_thread;
-use monitor_common::{FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
+use monitor_common::{
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, FLAG_UNATTENDED, GATE_OPEN, GATE_SHUT, Gate, LOSS_ALLOW,
+};
 
 use crate::{
     maps::{GATES, count},
-    waits,
+    presence, waits,
 };
 
 /// Signal numbers of every architecture that the programs run on.
@@ -56,10 +58,24 @@ pub fn looks(slot: u32) -> bool {
     unsafe { core::ptr::read_volatile(&raw const (*gate).looks) != 0 }
 }
 
+/// Whether what nobody can decide may go: no daemon runs, and the task's policy says so.
+#[inline(always)]
+pub fn may_go_unattended(slot: u32) -> bool {
+    let Some(gate) = GATES.get_ptr(slot) else { return false };
+    // SAFETY: a live map value; volatile because user space changes it.
+    let (policy, state) = unsafe {
+        (core::ptr::read_volatile(&raw const (*gate).on_loss), core::ptr::read_volatile(&raw const (*gate).state))
+    };
+    policy == LOSS_ALLOW && state != GATE_SHUT && presence::is_unattended()
+}
+
 /// Stops the process in front of the body of a request; returns the flags for the record.
 #[inline(always)]
 pub fn hold_body(slot: u32) -> u8 {
     let Some(gate) = GATES.get_ptr_mut(slot) else { return 0 };
+    if may_go_unattended(slot) {
+        return FLAG_BODY | FLAG_UNATTENDED;
+    }
     // SAFETY: a live map value.
     unsafe { fetch_add(&raw mut (*gate).held, 1) };
     let flags = FLAG_HELD | FLAG_BODY;
@@ -82,6 +98,9 @@ pub fn take_credits(slot: u32, starts: u32) -> u8 {
     }
     // SAFETY: as above.
     unsafe { fetch_add(credits, wanted) };
+    if may_go_unattended(slot) {
+        return FLAG_UNATTENDED;
+    }
     // SAFETY: as above.
     unsafe { fetch_add(&raw mut (*gate).held, 1) };
     if stop(gate, slot) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }

@@ -18,6 +18,7 @@ mod http1;
 mod layout;
 mod mapping;
 mod maps;
+mod presence;
 mod process;
 mod reach;
 mod record;

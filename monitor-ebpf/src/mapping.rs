@@ -6,10 +6,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel},
-    },
+    helpers::generated::{bpf_find_vma, bpf_get_current_task_btf, bpf_probe_read_kernel},
     macros::tracepoint,
     programs::TracePointContext,
 };
@@ -18,6 +15,7 @@ use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TA
 use crate::{
     gate::{self, SIGSTOP},
     maps::{FILES, count},
+    presence::{asks, tell},
     process::{current, field},
     reach,
     record::{emit, header},
@@ -47,10 +45,6 @@ static SB_DEV: u32 = 0;
 static TASK_MM: u32 = 0;
 #[unsafe(no_mangle)]
 static MM_START_CODE: u32 = 0;
-
-/// The daemon: what it maps, it wants to know the key of.
-#[unsafe(no_mangle)]
-static OWN_TGID: u32 = 0;
 
 /// Offsets of tracepoint fields, as in `process.rs`.
 #[unsafe(no_mangle)]
@@ -124,20 +118,15 @@ fn opens(address: u64) {
     }
 }
 
-/// The daemon's process.
-#[inline(always)]
-pub fn own_tgid() -> u32 {
-    // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
-    unsafe { core::ptr::read_volatile(&raw const OWN_TGID) }
-}
-
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
-    let process = current();
-    if process.is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own_tgid() {
-        // Nobody pays for it: it is not probed.
-        return;
+    let asks = asks();
+    let mut slot = NO_TASK;
+    if !asks {
+        // Nobody pays for others: they are not probed.
+        let Some(process) = current() else { return };
+        slot = process.slot;
     }
     let mut mapping = Mapping { start: 0, end: 0, file: FileKey::default(), will_be_executable, is_code: false };
     // SAFETY: takes no arguments.
@@ -147,25 +136,26 @@ fn look_at(address: u64, will_be_executable: bool) {
     if status == 0 && !mapping.is_code {
         return;
     }
+    if asks {
+        tell(mapping.file);
+        return;
+    }
     // Another thread may be changing the mappings: then user space looks for itself.
     // SAFETY: the value is copied out at once.
     if status == 0 && unsafe { FILES.get(&mapping.file) }.is_some() {
         return;
     }
     let mut flags = 0;
-    if let Some(process) = process {
+    if !gate::may_go_unattended(slot) {
         flags = FLAG_WAITS;
         if gate::signal(SIGSTOP) {
-            waits::stopped(process.slot);
+            waits::stopped(slot);
         } else {
             count(|c| c.signal_failures += 1);
             flags |= FLAG_SIGNAL_FAILED;
         }
-    } else if status == 0 && FILES.insert(&mapping.file, &0, 0).is_err() {
-        // Told once is enough: nobody waits.
-        count(|c| c.map_full += 1);
     }
-    let mut header = header(KIND_MAPPED, flags, process.map_or(NO_TASK, |process| process.slot));
+    let mut header = header(KIND_MAPPED, flags, slot);
     header.object = mapping.start;
     header.offset = mapping.end;
     header.connection_born = mapping.file.inode;

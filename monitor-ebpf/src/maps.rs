@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use monitor_common::{Connection, ConnectionKey, Counters, FileKey, Gate, MAX_TASKS, Process};
+use monitor_common::{Connection, ConnectionKey, Counters, Daemon, FileKey, Gate, MAX_TASKS, Process};
 
 use crate::requests::Walker;
 
@@ -14,6 +14,10 @@ const MMAPABLE: u32 = 1 << 10;
 /// One gate per task slot.
 #[map]
 pub static GATES: Array<Gate> = Array::with_max_entries(MAX_TASKS, MMAPABLE);
+
+/// The daemon.
+#[map]
+pub static DAEMON: Array<Daemon> = Array::with_max_entries(1, MMAPABLE);
 
 /// Labelled cgroups: cgroup id → slot.
 #[map]

@@ -21,6 +21,7 @@ use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Proces
 use crate::{
     mapping,
     maps::{CALLS, CGROUPS, CallKey, PROCESSES, RECORDS, count},
+    presence,
     record::{context_address, emit, header},
 };
 
@@ -37,9 +38,15 @@ static NEWTASK_CLONE_FLAGS: u32 = 0;
 #[unsafe(no_mangle)]
 static EXEC_FILENAME: u32 = 0;
 
-/// Membership of the current process, found by its id or, once, by its cgroup and the cgroups above it.
+/// Membership of the current process, for programs that are in force.
 #[inline(always)]
 pub fn current() -> Option<Process> {
+    if presence::in_force() { member() } else { None }
+}
+
+/// Membership of the current process, found by its id or, once, by its cgroup and the cgroups above it.
+#[inline(always)]
+pub fn member() -> Option<Process> {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the value is copied out at once.
     if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
@@ -113,7 +120,7 @@ pub fn field<T: Default>(ctx: &TracePointContext, offset: &'static u32) -> T {
 /// A process is about to start: it belongs where its parent (the current process) belongs.
 #[tracepoint]
 pub fn task_newtask(ctx: TracePointContext) -> u32 {
-    if field::<u64>(&ctx, &NEWTASK_CLONE_FLAGS) & CLONE_THREAD != 0 {
+    if !presence::in_force() || field::<u64>(&ctx, &NEWTASK_CLONE_FLAGS) & CLONE_THREAD != 0 {
         return 0;
     }
     let child = field::<u32>(&ctx, &NEWTASK_PID);
@@ -138,8 +145,7 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
 /// A process replaced its program: TLS objects of the old one are gone.
 #[tracepoint]
 pub fn sched_process_exec(ctx: TracePointContext) -> u32 {
-    let process = current();
-    if let Some(process) = process {
+    if let Some(process) = current() {
         executed(&ctx, process);
     }
     mapping::on_exec();
@@ -176,6 +182,10 @@ pub fn sched_process_exit(_ctx: TracePointContext) -> u32 {
     let tgid = (pid_tgid >> 32) as u32;
     drop(CALLS.remove(&CallKey { who: u64::from(pid_tgid as u32), tgid, is_goroutine: 0 }));
     if pid_tgid as u32 != tgid {
+        return 0;
+    }
+    presence::on_exit(tgid);
+    if !presence::in_force() {
         return 0;
     }
     // SAFETY: the value is copied out at once.

@@ -9,8 +9,9 @@ use monitor_common::{
 };
 
 use crate::{
-    mapping::{own_tgid, read_kernel},
+    mapping::read_kernel,
     maps::{HELD_SOCKETS, PROCESSES, count},
+    presence,
     process::current,
     record::{emit, emit_bytes, header},
     requests::read_user,
@@ -103,7 +104,7 @@ pub fn reach_tgkill(_ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn signals(process: &Process, target: u64, signal: u64) -> u32 {
     // Signal 0 only asks whether somebody is there.
-    if target as u32 == own_tgid() && signal as u32 != 0 {
+    if target as u32 != 0 && target as u32 == presence::daemon() && signal as u32 != 0 {
         return say(process, REACH_DAEMON, target & 0xffff_ffff, signal & 0xffff_ffff);
     }
     0

@@ -33,6 +33,7 @@ use crate::{
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
+    presence::in_force,
     process::field,
     record::{emit, emit_bytes, header},
     requests::read_user,
@@ -208,7 +209,7 @@ fn connected_process() -> Option<Process> {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the value is copied out at once.
     let process = unsafe { PROCESSES.get(&tgid) }?;
-    (process.connects != 0).then_some(*process)
+    (process.connects != 0 && in_force()).then_some(*process)
 }
 
 /// The connection behind a descriptor of the current process, with the cookie of its socket.
@@ -526,7 +527,7 @@ fn commit(call: &mut Call, connection: &mut Connection) {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     let state = ctx.arg::<i32>(2);
-    if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) {
+    if !matches!(state, TCP_FIN_WAIT1 | TCP_CLOSE | TCP_LAST_ACK) || !in_force() {
         return 0;
     }
     let cookie = read_kernel::<u64>(ctx.arg::<u64>(0), &SOCK_COOKIE);

@@ -18,7 +18,8 @@ use crate::{
     gate::{hold_body, looks, refuse_if_shut, take_credits},
     layout::{Layout, goroutine, word},
     maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
-    process::current,
+    presence::in_force,
+    process::{current, member},
     record::{emit, emit_bytes, header},
     requests::{Walker, is_preface, is_upgrade, may_begin_request, read_user, starts_request},
 };
@@ -31,8 +32,9 @@ pub const HELD_BYTES: u64 = TIERS[2] as u64;
 /// Entry of a function that sends.
 #[uprobe]
 pub fn tls_write(ctx: ProbeContext) -> u32 {
-    let Some(process) = current() else { return 0 };
-    if refuse_if_shut(process.slot) {
+    // Also in programs that stand by: a gate that is shut is so for all of them.
+    let Some(process) = member() else { return 0 };
+    if refuse_if_shut(process.slot) || !in_force() {
         return 0;
     }
     let Some(call) = remember_call(&ctx, &process, 1, 0) else { return 0 };
@@ -71,6 +73,9 @@ pub fn go_return(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned<C: EbpfContext>(ctx: &C, key: &CallKey, status: i32) -> u32 {
+    if !in_force() {
+        return 0;
+    }
     let Some(call) = CALLS.get_ptr_mut(key) else { return 0 };
     // SAFETY: a live map value of this thread or goroutine.
     let call = unsafe { &mut *call };

@@ -21,6 +21,8 @@ use crate::{
 pub const SOCKET: &str = "/run/tollgate/tollgate.sock";
 /// Where the ledger lies.
 pub const STATE_DIR: &str = "/var/lib/tollgate";
+/// Where maps and programs outlive the daemon.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/tollgate";
 /// The configuration that is read when none is named and this one is there.
 pub const FILE: &str = "/etc/tollgate/tollgate.toml";
 
@@ -83,12 +85,20 @@ pub struct Kernel {
     pub connections: u32,
     /// Whether HTTP without TLS is metered, too.
     pub plaintext: bool,
+    /// Directory on a bpffs where maps, programs and what they are attached to outlive the daemon. Empty: they do not.
+    pub pin_directory: PathBuf,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
         let Capacity { ring_bytes, processes, connections, sees_plaintext } = Capacity::default();
-        Self { ring_mib: ring_bytes >> 20, processes, connections, plaintext: sees_plaintext }
+        Self {
+            ring_mib: ring_bytes >> 20,
+            processes,
+            connections,
+            plaintext: sees_plaintext,
+            pin_directory: PIN_DIRECTORY.into(),
+        }
     }
 }
 
@@ -167,6 +177,9 @@ impl Config {
         if config.kernel.processes == 0 || config.kernel.connections == 0 {
             return Err("kernel.processes and kernel.connections must not be 0".into());
         }
+        if !config.kernel.pin_directory.as_os_str().is_empty() && !config.kernel.pin_directory.is_absolute() {
+            return Err("kernel.pin_directory must be an absolute path, or empty".into());
+        }
         config.budget.budget().map_err(|error| format!("budget.{error}"))?;
         config.signals.check().map_err(|error| format!("signals.{error}"))?;
         for account in &config.account {
@@ -225,6 +238,11 @@ impl Config {
         self.daemon.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR))
     }
 
+    /// Where maps and programs outlive the daemon, if they are to.
+    pub fn pin_directory(&self) -> Option<&Path> {
+        Some(self.kernel.pin_directory.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     pub fn socket(&self) -> &Path {
         self.daemon.socket.as_deref().unwrap_or(Path::new(SOCKET))
     }
@@ -261,6 +279,8 @@ mod tests {
         assert!(wrong("[signals]\nloop = \"stop\"").starts_with("line 2: `stop` is nothing that can be done"));
         assert!(wrong("[signals]\nprompt_repeats = 1").starts_with("signals.prompt_repeats must be from 2"));
         assert!(wrong("[budget.signal]\nburn_usd_per_hour = \"0\"").starts_with("budget.signal.burn_usd_per_hour"));
+        assert!(wrong("[kernel]\npin_directory = \"bpf\"").contains("absolute path"));
+        assert!(wrong("[budget]\non_daemon_loss = \"go\"").starts_with("line 2: unknown variant `go`"));
         assert!(wrong("[cgroup]\nsubtree = \"../x\"").contains("below the cgroup v2 mount"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice = 1").contains("unknown field `price`"));
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice_per_item = \"1\"").contains("`items`"));

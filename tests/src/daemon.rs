@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -37,6 +38,27 @@ pub struct Options {
     pub config: Option<String>,
 }
 
+/// A bpffs of its own, on which a daemon's gates outlive it and do not outlive the test.
+#[derive(Debug)]
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount(path: PathBuf) -> Self {
+        std::fs::create_dir(&path).expect("a directory to mount a bpffs at");
+        mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mounting a bpffs");
+        Self(path)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // Whoever still looks at it sees it until then; nobody finds it any more.
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{} stays mounted: {error}", self.0.display());
+        }
+    }
+}
+
 /// A running daemon; it is terminated and reaped when dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -44,6 +66,8 @@ pub struct Daemon {
     directory: TempDir,
     config: Option<PathBuf>,
     process: Option<Watched>,
+    /// Dropped after the process has ended, and before the directory goes.
+    bpffs: Option<Bpffs>,
     /// Daemons share the kernel: one test at a time, also between test processes.
     _turn: File,
 }
@@ -69,7 +93,8 @@ impl Daemon {
             std::fs::write(&path, text).expect("writing the configuration");
             path
         });
-        let mut daemon = Self { binary, directory, config, process: None, _turn: turn };
+        let bpffs = Some(Bpffs::mount(directory.path().join("bpf")));
+        let mut daemon = Self { binary, directory, config, process: None, bpffs, _turn: turn };
         daemon.restart();
         daemon
     }
@@ -104,10 +129,31 @@ impl Daemon {
     pub fn daemon_command(&self) -> Command {
         let mut command = Command::new(self.binary);
         command.arg("daemon").arg("--state-dir").arg(self.state_dir()).arg("--socket").arg(self.socket());
+        command.arg("--pin-dir").arg(self.pin_dir());
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
         command
+    }
+
+    /// The program.
+    pub fn binary(&self) -> &Path {
+        self.binary
+    }
+
+    /// The configuration of the next start.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn set_config(&mut self, text: &str) {
+        let path = self.directory.path().join("tollgate.toml");
+        std::fs::write(&path, text).expect("writing the configuration");
+        self.config = Some(path);
+    }
+
+    /// Where what outlives the daemon is pinned.
+    pub fn pin_dir(&self) -> PathBuf {
+        self.directory.path().join("bpf/tollgate")
     }
 
     pub fn state_dir(&self) -> PathBuf {
@@ -265,6 +311,7 @@ impl Drop for Daemon {
                 eprintln!("--- the daemon said:\n{}", lines.join("\n"));
             }
         }
+        self.bpffs = None;
     }
 }
 

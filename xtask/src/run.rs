@@ -149,6 +149,8 @@ impl Daemon {
             .arg(scratch.join("state"))
             .arg("--socket")
             .arg(&socket)
+            // It goes with this, and nothing of it is to stay.
+            .arg("--no-pins")
             .stderr(fs::File::create(&log)?)
             .spawn()
             .context("cannot start the daemon")?;

@@ -240,6 +240,11 @@ impl Accounts {
         self.start(id, account, pid, size);
     }
 
+    /// A call that was in flight when the accounts were last open, with what was held for it.
+    pub fn admit_again(&mut self, id: HoldId, account: AccountId, pid: u32, amount: Money) {
+        self.start(id, account, pid, amount);
+    }
+
     pub(super) fn start(&mut self, id: HoldId, account: AccountId, pid: u32, amount: Money) {
         self.release(id);
         self.holds.insert(id, Hold { account, amount, running: Money::ZERO, pid, is_cut: false });

@@ -39,6 +39,17 @@ pub enum UncoveredPolicy {
     Deny,
 }
 
+/// What becomes of requests without a credit, and of code that nobody has looked at, while no daemon runs. What is shut stays shut either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDaemonLoss {
+    /// They wait until a daemon runs again.
+    #[default]
+    Hold,
+    /// They may go; what they cost is known afterwards, as far as the record ring holds it.
+    Allow,
+}
+
 /// How often what is expected is held in the worst case, for a call that does not say how long its answer may be.
 const UNKNOWN: u32 = 4;
 
@@ -113,6 +124,10 @@ pub struct Settings {
     /// What is done about connections that cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncovered: Option<UncoveredPolicy>,
+
+    /// What becomes of requests without a credit while no daemon runs: `hold`, unless told otherwise, or `allow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_daemon_loss: Option<OnDaemonLoss>,
 
     /// Models that may be called, by patterns of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -193,6 +208,7 @@ impl Settings {
             throttle_cpu_percent: self.throttle_cpu_percent.or(base.throttle_cpu_percent),
             signal: self.signal.over(&base.signal),
             uncovered: self.uncovered.or(base.uncovered),
+            on_daemon_loss: self.on_daemon_loss.or(base.on_daemon_loss),
             // A list that is not there allows everything: of two, the one that says something counts.
             allow_models: if self.allow_models.is_empty() { &base.allow_models } else { &self.allow_models }.clone(),
             deny_models: both(&self.deny_models, &base.deny_models),

@@ -24,7 +24,7 @@ use crate::{
     ledger::{Ledger, Reader},
     meter::{self, Key},
     price::PriceBook,
-    probe::{Loaded, Probes},
+    probe::{self, Loaded, Setup},
 };
 
 /// Run the daemon that meters and stops tasks
@@ -42,6 +42,15 @@ pub struct Args {
     /// Socket to listen on [default: /run/tollgate/tollgate.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Directory on a bpffs where maps and programs outlive the daemon [default: /sys/fs/bpf/tollgate]
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+    /// Pin nothing: gates and probes go with the daemon, however it ends
+    #[arg(long, conflicts_with = "pin_dir")]
+    no_pins: bool,
+    /// Take everything away when the daemon is told to end; tasks go on unmetered
+    #[arg(long)]
+    unpin_on_exit: bool,
     /// Check the configuration and exit
     #[arg(long)]
     check: bool,
@@ -57,6 +66,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     config.daemon.state_dir = args.state_dir.clone().or(config.daemon.state_dir);
     config.daemon.socket = args.socket.clone().or(config.daemon.socket);
+    config.kernel.pin_directory = args.pin_dir.clone().unwrap_or(config.kernel.pin_directory);
+    if args.no_pins {
+        config.kernel.pin_directory = PathBuf::new();
+    }
     if !nix::unistd::geteuid().is_root() {
         return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
     }
@@ -65,7 +78,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
         tracing::warn!("the kernel may end this daemon when memory is short: {error}");
     }
-    serve(&config)
+    let code = serve(&config)?;
+    if args.unpin_on_exit
+        && let Some(directory) = config.pin_directory()
+    {
+        println!("{}", super::unpin::unpin(directory)?);
+    }
+    Ok(code)
 }
 
 /// One daemon per state directory; the lock goes with the process, however it ends.
@@ -120,8 +139,13 @@ fn serve(config: &Config) -> Result<ExitCode> {
     runtime.block_on(async {
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
-        let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } =
-            Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.root()?, &hierarchy.processes())?;
+        let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } = probe::load(&Setup {
+            capacity: config.kernel.capacity(),
+            state_dir: config.state_dir(),
+            pins: config.pin_directory(),
+            root: &hierarchy.root()?,
+            members: &|| hierarchy.processes(),
+        })?;
         for word in said {
             tracing::info!("{word}; what it does there is not metered");
         }

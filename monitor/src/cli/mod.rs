@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod run;
 mod status;
+mod unpin;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,6 +52,7 @@ enum Command {
     #[command(subcommand)]
     Prices(prices::Verb),
     Probe(probe::Args),
+    Unpin(unpin::Args),
     #[command(hide = true)]
     Join(join::Args),
 }
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
         Command::Probe(args) => probe::run(args),
+        Command::Unpin(args) => unpin::run(args),
         Command::Join(args) => join::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use aya::maps::{Array, IterableMap as _, MapData};
-use monitor_common::{GATE_CUT, GATE_OPEN, GATE_SHUT, Gate, MAX_TASKS};
+use monitor_common::{GATE_CUT, GATE_OPEN, GATE_SHUT, Gate, LOSS_ALLOW, LOSS_HOLD, MAX_TASKS};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::probe::Slot;
+use crate::{budget::OnDaemonLoss, price::Money, probe::Slot};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GatesError {
@@ -81,6 +81,48 @@ impl Gates {
         unsafe { AtomicU32::from_ptr(cell) }
     }
 
+    fn on_loss_cell(&self, slot: Slot) -> &AtomicU32 {
+        // SAFETY: as in `credits_cell`.
+        let cell = unsafe { &raw mut (*self.gate(slot).as_ptr()).on_loss };
+        // SAFETY: as in `credits_cell`.
+        unsafe { AtomicU32::from_ptr(cell) }
+    }
+
+    fn seen_cell(&self, slot: Slot) -> &AtomicU64 {
+        // SAFETY: as in `credits_cell`.
+        let cell = unsafe { &raw mut (*self.gate(slot).as_ptr()).seen };
+        // SAFETY: as in `credits_cell`.
+        unsafe { AtomicU64::from_ptr(cell) }
+    }
+
+    fn spent_cell(&self, slot: Slot) -> &AtomicU64 {
+        // SAFETY: as in `credits_cell`.
+        let cell = unsafe { &raw mut (*self.gate(slot).as_ptr()).spent };
+        // SAFETY: as in `credits_cell`.
+        unsafe { AtomicU64::from_ptr(cell) }
+    }
+
+    /// What is to become of requests without a credit while no daemon runs.
+    pub fn on_daemon_loss(&self, slot: Slot, policy: OnDaemonLoss) {
+        let policy = match policy {
+            OnDaemonLoss::Hold => LOSS_HOLD,
+            OnDaemonLoss::Allow => LOSS_ALLOW,
+        };
+        self.on_loss_cell(slot).store(policy, Ordering::SeqCst);
+    }
+
+    /// Keeps, for a daemon that comes after this one, how many credits were seen taken, and what was spent: the ledger may not have heard of it yet.
+    pub fn note(&self, slot: Slot, seen: u64, spent: Money) {
+        self.seen_cell(slot).store(seen, Ordering::SeqCst);
+        self.spent_cell(slot).store(u64::try_from(spent.pico_usd()).unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// What a daemon before has noted.
+    pub fn noted(&self, slot: Slot) -> (u64, Money) {
+        let spent = self.spent_cell(slot).load(Ordering::SeqCst);
+        (self.seen_cell(slot).load(Ordering::SeqCst), Money::from_pico_usd(spent.into()))
+    }
+
     /// Whether requests are to be stopped in front of their bodies as well.
     pub fn look_at_bodies(&self, slot: Slot, looks: bool) {
         self.looks_cell(slot).store(u32::from(looks), Ordering::SeqCst);
@@ -92,6 +134,8 @@ impl Gates {
         self.taken_cell(slot).store(0, Ordering::SeqCst);
         self.held_cell(slot).store(0, Ordering::SeqCst);
         self.looks_cell(slot).store(0, Ordering::SeqCst);
+        self.on_loss_cell(slot).store(LOSS_HOLD, Ordering::SeqCst);
+        self.note(slot, 0, Money::ZERO);
         self.state_cell(slot).store(GATE_OPEN, Ordering::SeqCst);
     }
 

@@ -76,6 +76,8 @@ impl Engine {
                 return self.on_held(id, slot, starts, head, whole);
             }
             Admission::Credited => task.taken_seen += u64::from(starts),
+            // Nobody was there to ask, and its policy is to go on.
+            Admission::Unattended => {}
             Admission::Escaped => {
                 self.alert(
                     Kind::Lost,
@@ -84,6 +86,7 @@ impl Engine {
                 );
             }
         }
+        self.note(slot);
         // They are on their way: a hold is opened for each.
         let Some(account) = self.tasks.get(&slot).map(|task| task.account) else { return };
         for _ in 0..starts {
@@ -340,6 +343,8 @@ impl Engine {
         } else {
             self.accounts.release(hold);
         }
+        self.note(slot);
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
         if charge.cost.is_some() {
             return;
         }

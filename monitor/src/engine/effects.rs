@@ -158,7 +158,7 @@ impl Engine {
         self.spawn(slot, "freeze", move || Done::Frozen(freeze(&cgroup, &strays)));
     }
 
-    fn thaw(&self, slot: Slot) {
+    pub(super) fn thaw(&self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
         let (cgroup, strays, held) = (task.cgroup.clone(), self.strays(slot), self.held_of(slot));
         self.spawn(slot, "thaw", move || Done::Thawed(thaw(&cgroup, &strays, &held)));

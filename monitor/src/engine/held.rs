@@ -11,10 +11,15 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{calls::estimate, clock::boot_nanoseconds, sockets::KeptBack, state::Engine};
+use super::{
+    calls::estimate,
+    clock::boot_nanoseconds,
+    sockets::KeptBack,
+    state::{Engine, TaskState},
+};
 use crate::{
     alert::Kind,
-    budget::{AccountId, Action, Answer, Ask, Consent, HoldId, Reason, Wait},
+    budget::{AccountId, Action, Answer, Ask, Consent, HoldId, OnDaemonLoss, Reason, Wait},
     enforce::{Held, held_state},
     pipeline::{Asked, Pipeline, Step},
     price::Money,
@@ -302,12 +307,35 @@ impl Engine {
         for request in &process.requests {
             if let Some(hold) = request.allowed.filter(|_| request.body_of.is_none()) {
                 self.starts(request.connection, slot, hold);
+                if request.connection == ConnectionId::unknown(pid) {
+                    self.straddles(pid, slot, hold, None);
+                }
             }
         }
         self.let_sockets_send(&process);
+        if process.requests.iter().any(|request| request.connection == ConnectionId::unknown(pid)) {
+            self.probes.release_sockets_of(slot, pid);
+        }
         self.let_go(pid, &process);
         self.take_kept_back(process);
         self.touched.insert(slot);
+    }
+
+    /// The daemon ends: who waits goes on waiting for the next one, unless his task's policy is to go on.
+    pub fn leave(&mut self) {
+        self.probes.leave();
+        let allows = |process: &HeldProcess| {
+            let task = self.tasks.get(&process.slot).filter(|task| task.state == TaskState::Running);
+            let settings = task.and_then(|task| self.settings.get(&task.account));
+            !process.is_refused && settings.and_then(|settings| settings.on_daemon_loss) == Some(OnDaemonLoss::Allow)
+        };
+        let going: Vec<Pid> = self.held.iter().filter(|(_, process)| allows(process)).map(|(pid, _)| *pid).collect();
+        for pid in going {
+            let Some(process) = self.held.remove(&pid) else { continue };
+            self.let_sockets_send(&process);
+            self.probes.release_sockets_of(process.slot, pid);
+            self.wake(pid, boot_nanoseconds());
+        }
     }
 
     /// The process is gone, and its requests with it.

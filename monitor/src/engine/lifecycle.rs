@@ -1,12 +1,12 @@
 //! Tasks and their processes: how they begin, and how they end.
 
 use std::{
+    collections::HashSet,
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     asker::Asker,
@@ -20,7 +20,7 @@ use crate::{
     alert::Kind,
     budget::{AccountId, Count, Reason, Settings, Window},
     enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task},
-    ledger::{Entry, LedgerError, Reader},
+    ledger::Entry,
     price::Money,
     probe::{ConnectionId, Pid, Slot, Whole},
     task::{AccountName, Labels, ProcessTree, TaskId},
@@ -94,7 +94,7 @@ impl Engine {
         if asker.is_there() { Ok(()) } else { Err(CommandError::Nobody) }
     }
 
-    fn open_task(
+    pub(super) fn open_task(
         &mut self,
         id: &TaskId,
         labels: Labels,
@@ -104,9 +104,19 @@ impl Engine {
         past: &Past,
     ) -> Result<Slot, CommandError> {
         let most = monitor_common::MAX_TASKS;
-        let free = (1..most).map(Slot).find(|slot| !self.tasks.contains_key(slot));
-        let slot = free.or_else(|| self.reuse_slot()).ok_or(CommandError::Full(self.tasks.len()))?;
-        self.gates.reset(slot);
+        // The kernel may know it: then its gate stays as it is. No credit is out before its account is known.
+        let known = self.memberships.label_of(cgroup.id()).filter(|slot| !self.tasks.contains_key(slot));
+        let slot = if let Some(slot) = known {
+            self.gates.take_back(slot, u64::MAX);
+            slot
+        } else {
+            let labelled: HashSet<Slot> = self.memberships.cgroups().into_iter().map(|(_, slot)| slot).collect();
+            let is_free = |slot: &Slot| !self.tasks.contains_key(slot) && !labelled.contains(slot);
+            let free = (1..most).map(Slot).find(is_free);
+            let slot = free.or_else(|| self.reuse_slot()).ok_or(CommandError::Full(self.tasks.len()))?;
+            self.gates.reset(slot);
+            slot
+        };
         self.memberships
             .label_cgroup(cgroup.id(), slot)
             .map_err(|error| CommandError::Failed(format!("cannot label the cgroup: {error}")))?;
@@ -124,7 +134,7 @@ impl Engine {
             imposed: Imposed::Nothing,
             tree: ProcessTree::default(),
             state: TaskState::Running,
-            taken_seen: 0,
+            taken_seen: self.gates.noted(slot).0,
             unseen_before: (0, 0),
             held_seen: 0,
             held_before: 0,
@@ -200,98 +210,6 @@ impl Engine {
         Ok(Joined { task: id.clone() })
     }
 
-    /// After a start of the daemon: takes up what was running, settles what was in flight, and lets go what was held.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub fn recover(&mut self, ledger: &Reader) -> Result<(), LedgerError> {
-        self.next_id = ledger.last_call()?;
-        let now = Timestamp::now();
-        // Everything is read before anything is written: the writer does not wait.
-        let open_calls = ledger.open_calls()?;
-        let mut running = Vec::new();
-        let mut above: Vec<Past> = Vec::new();
-        for row in ledger.tasks()?.into_iter().filter(|row| row.ended.is_none()) {
-            let Ok(id) = row.task.parse::<TaskId>() else { continue };
-            let account = AccountName::Task(id.clone());
-            let lost = || open_calls.iter().filter(|call| call.task == row.task).map(|call| call.charge(now));
-            for name in row.labels.above() {
-                let known = above.iter_mut().find(|past| past.account == name);
-                let past = match known {
-                    Some(past) => past,
-                    None => {
-                        let (charges, orders) = (ledger.charges_of(&name)?, ledger.orders(&name)?);
-                        let (tasks, trouble) = (ledger.task_costs(&name)?, ledger.standing_trouble(&name)?);
-                        above.push(Past { account: name, charges, orders, tasks, trouble });
-                        let Some(past) = above.last_mut() else { continue };
-                        past
-                    }
-                };
-                past.charges.extend(lost());
-            }
-            let mut charges = ledger.charges(&row.task)?;
-            charges.extend(lost());
-            let (orders, trouble) = (ledger.orders(&account)?, ledger.standing_trouble(&account)?);
-            let callers = ledger.callers(&row.task)?;
-            running.push((id, row, Past { account, charges, orders, tasks: Vec::new(), trouble }, callers));
-        }
-        for call in open_calls {
-            self.ledger.put(Entry::Abandoned { call: call.id, cost: call.hold, at: now });
-        }
-        // Those that others are a part of first.
-        running.sort_by_key(|(_, row, ..)| row.labels.parent.is_some());
-        for (id, row, past, callers) in running {
-            let alive = Cgroup::open(PathBuf::from(&row.cgroup)).ok().filter(Cgroup::is_populated);
-            let Some(cgroup) = alive else {
-                self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
-                continue;
-            };
-            let opened = self.open_above(&row.labels, &above).and_then(|parent| {
-                let settings = Settings { total: row.cap.or(row.budget.total), ..row.budget.clone() };
-                self.open_task(&id, row.labels.clone(), cgroup, parent, settings, &past)
-            });
-            match opened {
-                Ok(slot) => {
-                    let since =
-                        row.started_at.parse::<Timestamp>().map_or(SignedDuration::ZERO, |at| now.duration_since(at));
-                    self.take_up(slot, &callers, since);
-                }
-                Err(error) => tracing::error!("cannot take up task {id}: {error}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn take_up(&mut self, slot: Slot, callers: &[Pid], since: SignedDuration) {
-        let processes = self.tasks.get(&slot).map(|task| task.cgroup.processes()).unwrap_or_default();
-        for &pid in &processes {
-            // `born` 0 is before anything that will be seen: connections of its present address space are new ones.
-            if let Err(error) = self.memberships.adopt(pid, slot, 0) {
-                tracing::error!("cannot follow process {pid}: {error}");
-            }
-            self.note_process(slot, pid, None, Timestamp::now());
-        }
-        if let Some(task) = self.tasks.get_mut(&slot) {
-            task.was_entered = true;
-        }
-        self.take_up_work(slot, callers, since);
-        self.alert(
-            Kind::Gap,
-            Some(slot),
-            "the daemon was away while the task ran: what it spent meanwhile is not known".into(),
-        );
-        // A cap that was reached before takes effect now.
-        self.accounts.tick(Timestamp::now());
-        self.act_on_decisions();
-        if !self.is_running(slot) {
-            return;
-        }
-        // A request that was held when the daemon went away waits for somebody to let it go.
-        for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
-            self.wake(pid, boot_nanoseconds());
-        }
-    }
-
     pub fn note_process(&mut self, slot: Slot, pid: Pid, parent: Option<Pid>, at: Timestamp) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.was_entered = true;
@@ -325,6 +243,7 @@ impl Engine {
     }
 
     fn close_process(&mut self, pid: Pid, at: Timestamp) {
+        self.settle_straddling(|straddling| straddling.pid == pid);
         let connections: Vec<ConnectionId> =
             self.connections.keys().filter(|connection| connection.pid == pid).copied().collect();
         for connection in connections {
@@ -336,6 +255,8 @@ impl Engine {
     /// What is not urgent: ends of processes and tasks, what processes have mapped, and what records that were lost would have said.
     pub fn sweep(&mut self) {
         self.sweep_leaving();
+        self.settle_straddling(|_| false);
+        self.probes.beat();
         let now = Instant::now();
         let running =
             |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
@@ -462,7 +383,7 @@ impl Engine {
         self.kill(slot);
     }
 
-    fn kill(&mut self, slot: Slot) {
+    pub(super) fn kill(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
         let grace = self.settings.get(&task.account).and_then(|settings| settings.kill_grace_seconds);
         let grace = Duration::from_secs(grace.unwrap_or(KILL_GRACE_SECONDS));
@@ -502,15 +423,11 @@ impl Engine {
     }
 
     fn report_losses(&mut self) {
-        let counters = self.probes.counters();
-        let losses = counters.dropped_records
-            + counters.uncopied_bytes
-            + counters.unwalked_bytes
-            + counters.unwalked_sockets
-            + counters.unreadable_buffers
-            + counters.map_full;
+        let losses = self.losses();
         if losses > self.reported_losses {
+            let counters = self.probes.counters();
             self.reported_losses = losses;
+            self.probes.say_losses(losses);
             let message = format!(
                 "the kernel could not hand over everything: {} records dropped ({} bytes), {} bytes too many, {} buffers unreadable, {} map entries \
                  without room, {} TLS connections whose records could not be followed; calls that were touched say `floor` or `estimated`",
@@ -523,6 +440,16 @@ impl Engine {
             );
             self.alert(Kind::Lost, None, message);
         }
+    }
+
+    /// What the kernel could not hand over, since the programs were loaded.
+    pub(super) fn losses(&self) -> u64 {
+        let counters = self.probes.counters();
+        counters.dropped_records
+            + counters.uncopied_bytes
+            + counters.unwalked_bytes
+            + counters.unreadable_buffers
+            + counters.map_full
     }
 
     pub fn task_status(&self, task: &Task) -> TaskStatus {
@@ -555,7 +482,7 @@ impl Engine {
 }
 
 /// Nothing of the process can run any more: it is not there, or a zombie with no other thread.
-fn is_gone(pid: Pid) -> bool {
+pub(super) fn is_gone(pid: Pid) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
     threads.flatten().all(|thread| {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();

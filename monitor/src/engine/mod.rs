@@ -15,6 +15,7 @@ mod latency;
 mod lifecycle;
 mod orders;
 mod reach;
+mod recover;
 mod run;
 mod sockets;
 mod state;

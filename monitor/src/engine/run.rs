@@ -68,7 +68,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (effects, done) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, traffic, hierarchy, ledger: writer, alerts, prices, looked, key } =
+    let Parts { probes, mut ring, memberships, gates, traffic, hierarchy, ledger: writer, alerts, prices, looked, key } =
         parts;
     let mut engine = Engine {
         probes,
@@ -99,6 +99,8 @@ pub fn start(
         by_account: Default::default(),
         connections: Default::default(),
         held: Default::default(),
+        straddling: Vec::new(),
+        is_recovering: false,
         leaving: Vec::new(),
         touched: Default::default(),
         next_id: 0,
@@ -110,6 +112,9 @@ pub fn start(
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
+    engine.probes.activate();
+    engine.catch_up(&mut ring);
+    balance(&mut engine);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let thread = thread::Builder::new().name("engine".into()).spawn(move || {
         if let Err(error) = runtime.block_on(run(engine, ring, commands, done, looked)) {
@@ -153,6 +158,7 @@ async fn run(
                 // What happened before the question belongs into the answer.
                 drain(&mut engine, &mut ring);
                 if on_command(&mut engine, command) {
+                    engine.leave();
                     return Ok(());
                 }
             }

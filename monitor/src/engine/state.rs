@@ -15,6 +15,7 @@ use super::{
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
     latency::Latencies,
+    recover::Straddling,
     trouble::{Evidence, Watcher},
     work::Work,
 };
@@ -62,6 +63,10 @@ pub struct Engine {
     pub by_account: HashMap<AccountId, AccountName>,
     pub connections: HashMap<ConnectionId, Connection>,
     pub held: HashMap<Pid, HeldProcess>,
+    /// Holds that wait for an exchange to belong to.
+    pub straddling: Vec<Straddling>,
+    /// Nothing is lent before what happened without a daemon is known.
+    pub is_recovering: bool,
     /// Processes whose first thread ended; the rest may still run.
     pub leaving: Vec<Leaving>,
     /// Tasks whose credits or state may have to change.
@@ -274,12 +279,15 @@ impl Engine {
     /// Credits that the kernel took and whose records are still in the ring are lent until these are read.
     pub fn balance(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
-        if task.state != TaskState::Running {
+        if task.state != TaskState::Running || self.is_recovering {
             return;
         }
         task.heads.retain(|&head| self.accounts.hold(head) == Some(NEXT_TO_NOTHING));
         self.gates.look_at_bodies(slot, !task.heads.is_empty() || self.accounts.looks(task.account));
         let account = task.account;
+        let policy = self.settings.get(&account).and_then(|settings| settings.on_daemon_loss).unwrap_or_default();
+        self.gates.on_daemon_loss(slot, policy);
+        self.note(slot);
         let (balance, own) = (self.accounts.balance(account), self.accounts.credits(account));
         let lendable = self.accounts.lendable(account);
         let wanted = if lendable == UNLIMITED { lendable } else { lendable.saturating_sub(NOT_LENT) };
@@ -291,6 +299,13 @@ impl Engine {
             Balance::TakeBack(credits) => self.take_back(slot, credits.max(own.saturating_sub(wanted))),
             Balance::Keep | Balance::Lend(_) if own > wanted => self.take_back(slot, own - wanted),
             Balance::Keep | Balance::Lend(_) => {}
+        }
+    }
+
+    /// Leaves word for a daemon that comes after this one.
+    pub fn note(&self, slot: Slot) {
+        if let Some(task) = self.tasks.get(&slot) {
+            self.gates.note(slot, task.taken_seen, self.accounts.spent(task.account));
         }
     }
 

@@ -40,6 +40,7 @@ pub struct TaskRow {
 pub struct OpenCall {
     pub id: u64,
     pub task: String,
+    pub pid: u32,
     pub hold: Money,
 }
 
@@ -261,9 +262,14 @@ impl Reader {
     }
 
     pub fn open_calls(&self) -> Result<Vec<OpenCall>, LedgerError> {
-        let sql = "SELECT id, task, hold FROM calls WHERE NOT EXISTS (SELECT 1 FROM charges WHERE call = calls.id) ORDER BY id";
+        let sql = "SELECT id, task, pid, hold FROM calls WHERE NOT EXISTS (SELECT 1 FROM charges WHERE call = calls.id) ORDER BY id";
         self.rows(sql, "", |row| {
-            Ok(OpenCall { id: id(row, "id")?, task: row.get("task")?, hold: row.get("hold").map(money)? })
+            Ok(OpenCall {
+                id: id(row, "id")?,
+                task: row.get("task")?,
+                pid: row.get("pid")?,
+                hold: row.get("hold").map(money)?,
+            })
         })
     }
 

@@ -241,7 +241,7 @@ fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
             .prepare_cached("INSERT INTO processes (task, pid, parent, executable, started_at) VALUES (?, ?, ?, ?, ?)")?
             .execute(params![task.as_str(), process.pid, process.parent, process.executable, time(process.started)])?,
         Entry::CallStarted { id, task, pid, model, hold, at } => transaction
-            .prepare_cached("INSERT INTO calls (id, task, pid, started_at, model, hold) VALUES (?, ?, ?, ?, ?, ?)")?
+            .prepare_cached("INSERT OR IGNORE INTO calls (id, task, pid, started_at, model, hold) VALUES (?, ?, ?, ?, ?, ?)")?
             .execute(params![i64::try_from(*id).unwrap_or(i64::MAX), task.as_str(), pid, time(*at), model, pico(*hold)])?,
         Entry::Charged { call, charge, at } => write_charge(transaction, *call, charge, *at)?,
         Entry::Abandoned { call, cost, at } => transaction

@@ -11,16 +11,18 @@ use std::{
     num::NonZeroUsize,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
 use aya::{
-    Ebpf,
     maps::{HashMap as KernelMap, MapData},
     programs::{
         ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope},
     },
 };
 use monitor_common::FileKey;
@@ -29,11 +31,14 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    event::{Event, Mapping, Pid},
+    event::{Mapping, Pid},
     finder::{self, Depth, ImageError, Signatures, TlsStack},
-    kernel::Ring,
     known::Known,
+    load::fd_link,
+    pins::{Attachment, Links, Pins, Place, link_name},
     plan::{Plan, Program},
+    presence::Presence,
+    programs::Programs,
 };
 
 /// Where shared libraries lie when no process has them mapped yet, and what the one that most agents use is called. Others are probed when the first
@@ -78,6 +83,14 @@ pub struct Request {
     pub mapping: Mapping,
 }
 
+/// What the thread that attaches is asked for.
+#[derive(Debug)]
+pub enum Job {
+    Look(Request),
+    /// Detach what a daemon before has attached and nobody needs any more.
+    TidyUp,
+}
+
 /// What came of a look.
 #[derive(Debug)]
 pub enum Looked {
@@ -87,9 +100,31 @@ pub enum Looked {
     Attached(Vec<Attached>),
 }
 
-/// Holds the programs and what they are attached to. Dropping it detaches everything.
+/// What the one who attaches is made of.
+pub struct Parts {
+    pub programs: Programs,
+    pub links: Links,
+    /// What is not attached to files.
+    pub attachments: Vec<Attachment>,
+    pub presence: Arc<Presence>,
+    /// Pins of other generations than this are not needed.
+    pub pins: Option<(Arc<Pins>, Place)>,
+    /// Files that somebody has looked at.
+    pub files: KernelMap<MapData, FileKey, u32>,
+    pub signatures: Signatures,
+    pub known: Known,
+    pub joins_records: bool,
+}
+
+/// Holds the programs and what they are attached to. Dropping it detaches everything that is not pinned.
 pub struct Attacher {
-    ebpf: Ebpf,
+    programs: Programs,
+    links: Links,
+    /// What is not attached to files.
+    _attachments: Vec<Attachment>,
+    presence: Arc<Presence>,
+    /// Pins of other generations than this are not needed.
+    pins: Option<(Arc<Pins>, Place)>,
     files: KernelMap<MapData, FileKey, u32>,
     signatures: Signatures,
     known: Known,
@@ -102,18 +137,24 @@ pub struct Attacher {
 struct Probed {
     report: Attached,
     file: File,
-    links: Vec<UProbeLink>,
+    links: Vec<Attachment>,
 }
 
 impl Attacher {
-    pub fn new(
-        ebpf: Ebpf,
-        files: KernelMap<MapData, FileKey, u32>,
-        signatures: Signatures,
-        known: Known,
-        joins_records: bool,
-    ) -> Self {
-        Self { ebpf, files, signatures, known, joins_records, attached: HashMap::new() }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { programs, links, attachments, presence, pins, files, signatures, known, joins_records } = parts;
+        Self {
+            programs,
+            links,
+            _attachments: attachments,
+            presence,
+            pins,
+            files,
+            signatures,
+            known,
+            joins_records,
+            attached: HashMap::new(),
+        }
     }
 
     pub fn attached(&self) -> Vec<Attached> {
@@ -123,16 +164,15 @@ impl Attacher {
     }
 
     /// Attaches to the TLS library that most agents use and to everything that `members` have mapped; returns what there is to say about them.
-    pub fn attach_host(&mut self, members: &[Pid], ring: &mut Ring) -> Vec<String> {
+    pub fn attach_host(&mut self, members: &[Pid]) -> Vec<String> {
         let mut said = Vec::new();
         // This program's own TLS is nobody's agent; and it knows the marks of every TLS there is.
-        if let Ok(file) = File::open("/proc/self/exe") {
-            key_of(&file, ring);
-        }
+        let own = File::open("/proc/self/exe").ok().and_then(|file| key_of(&file, &self.presence));
+        own.into_iter().for_each(|key| self.mark(key));
         for path in installed().into_iter().chain(members.iter().flat_map(|&pid| code_of(pid))) {
             // Gone by now, or not for us.
             let Ok(file) = File::open(&path) else { continue };
-            if let Some(key) = key_of(&file, ring) {
+            if let Some(key) = key_of(&file, &self.presence).filter(|key| Some(*key) != own) {
                 said.extend(self.look(key, file, &path));
             }
         }
@@ -141,11 +181,15 @@ impl Attacher {
     }
 
     /// Looks at what the kernel asks for until nobody asks any more.
-    pub fn serve(mut self, requests: &Receiver<Request>, looked: &UnboundedSender<Looked>) {
+    pub fn serve(mut self, jobs: &Receiver<Job>, looked: &UnboundedSender<Looked>) {
         let mut swept = Instant::now();
         loop {
-            match requests.recv_timeout(SWEEP) {
-                Ok(request) => {
+            match jobs.recv_timeout(SWEEP) {
+                Ok(Job::TidyUp) => {
+                    self.tidy_up();
+                    looked.send(Looked::Attached(self.attached())).ok();
+                }
+                Ok(Job::Look(request)) => {
                     let before = self.attached.len();
                     let said = self.look_at(&request);
                     // The engine is gone: so is everybody who could be told.
@@ -260,11 +304,18 @@ impl Attacher {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut links = Vec::new();
         for probe in &plan.probes {
-            let program = program(&mut self.ebpf, probe.program)?;
+            let name = link_name(key, probe);
+            if let Some(link) = self.links.take(&name) {
+                links.push(link);
+                continue;
+            }
+            let program: &mut UProbe = self.programs.get(probe.program.name())?;
             let location = UProbeAttachLocation::AbsoluteOffset(probe.offset);
             let point = UProbeAttachPoint { location, cookie: Some(probe.cookie) };
             let link = program.attach(point, &path, UProbeScope::AllProcesses)?;
-            links.push(program.take_link(link)?);
+            let link = fd_link(program.take_link(link)?)?;
+            let link = self.links.keep(&name, link);
+            links.push(link.map_err(|error| ProgramError::IOError(io::Error::other(error)))?);
         }
         tracing::debug!("probing {}: {}", name.display(), plan.functions.join(", "));
         let report = Attached { path: name, stacks: plan.stacks.clone(), functions: plan.functions.clone() };
@@ -300,13 +351,43 @@ impl Attacher {
             self.attached.iter().filter(|(_, probed)| is_unused(probed)).map(|(key, _)| *key).collect();
         let mut links = Vec::new();
         for key in &unused {
-            links.extend(self.attached.remove(key).into_iter().flat_map(|probed| probed.links));
             // Absent is what is wanted.
             self.files.remove(key).ok();
+            links.extend(self.attached.remove(key).into_iter().flat_map(|probed| probed.links));
         }
-        // Not here: the kernel waits for a grace period after each, and a process may be waiting for the next file to be looked at.
-        std::thread::spawn(move || drop(links));
+        detach(links);
         !unused.is_empty()
+    }
+
+    /// Detaches what a daemon before has attached and nobody needs: files that no process has mapped, and programs of other generations.
+    fn tidy_up(&mut self) {
+        let unclaimed = self.links.unclaimed();
+        if !unclaimed.is_empty() {
+            // From here on whoever maps one of them waits until it was looked at again. Then it is seen who has.
+            for key in &unclaimed {
+                // Absent is what is wanted.
+                self.files.remove(key).ok();
+            }
+            for path in in_use() {
+                // Gone by now, or not for us.
+                let Ok(file) = File::open(&path) else { continue };
+                if let Some(key) = key_of(&file, &self.presence).filter(|key| unclaimed.contains(key)) {
+                    for word in self.look(key, file, &path) {
+                        tracing::info!("{word}");
+                    }
+                }
+            }
+            detach(self.links.unclaimed().into_iter().flat_map(|key| self.links.discard(key)).collect());
+        }
+        let Some((pins, own)) = self.pins.clone() else { return };
+        let retire = move || {
+            for place in pins.places().into_iter().filter(|place| *place != own) {
+                if let Err(error) = place.remove() {
+                    tracing::warn!("programs of another generation stay: {error}");
+                }
+            }
+        };
+        std::thread::spawn(retire);
     }
 }
 
@@ -314,8 +395,11 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn program(ebpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProgramError> {
-    ebpf.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
+/// Not on this thread: the kernel waits for a grace period after each, and a process may be waiting for the next file to be looked at. Their names are free
+/// at once.
+fn detach(mut links: Vec<Attachment>) {
+    links.iter_mut().for_each(Attachment::unpin);
+    std::thread::spawn(move || drop(links));
 }
 
 fn installed() -> Vec<PathBuf> {
@@ -364,24 +448,18 @@ fn stand_in(file: &File) -> FileKey {
     FileKey { inode, device: device | 0x8000_0000, generation: 0 }
 }
 
-/// The kernel's key of a file, found by mapping it ourselves: it tells us of the mapping like of any other. `None` if it was told before.
-fn key_of(file: &File, ring: &mut Ring) -> Option<FileKey> {
+/// The kernel's key of a file, found by mapping it ourselves: the programs tell what we map.
+fn key_of(file: &File, presence: &Presence) -> Option<FileKey> {
     let length = NonZeroUsize::new(4096)?;
-    // SAFETY: a fresh private mapping at an address of the kernel's choice, which nobody reads, writes or executes.
-    let memory =
-        unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC, MapFlags::MAP_PRIVATE, file, 0) }
-            .ok()?;
-    // SAFETY: mapped above with this length, and not used.
-    if let Err(error) = unsafe { munmap(memory, length.get()) } {
-        tracing::debug!("could not unmap a file: {error}");
-    }
-    let mut key = None;
-    ring.drain(usize::MAX, |event, _| {
-        if let Event::Mapped { pid, mapping, .. } = event
-            && pid == std::process::id()
+    presence.file_mapped_by(|| {
+        // SAFETY: a fresh private mapping at an address of the kernel's choice, which nobody reads, writes or executes.
+        let memory =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC, MapFlags::MAP_PRIVATE, file, 0) };
+        // SAFETY: mapped just now with this length, and not used.
+        if let Ok(memory) = memory
+            && let Err(error) = unsafe { munmap(memory, length.get()) }
         {
-            key = Some(mapping.file);
+            tracing::debug!("could not unmap a file: {error}");
         }
-    });
-    key
+    })
 }

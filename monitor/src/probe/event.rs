@@ -2,9 +2,10 @@
 
 use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
-    FLAG_SOCKET, FLAG_STOPPED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK,
-    KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START, KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_DAEMON, REACH_HAND,
-    REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
+    FLAG_SOCKET, FLAG_STOPPED, FLAG_UNATTENDED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC,
+    KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START, KIND_TRAFFIC, NO_TASK, REACH_BPF,
+    REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE,
+    Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -64,6 +65,8 @@ pub enum Admission {
     Held,
     /// There was no credit and the process could not be stopped: the request is on its way.
     Escaped,
+    /// There was no credit and no daemon, and the task's policy is to go on: the request is on its way.
+    Unattended,
 }
 
 /// Bytes in the memory of a process.
@@ -234,6 +237,8 @@ impl<'a> Event<'a> {
                     Admission::Credited
                 } else if header.flags & FLAG_HELD != 0 && header.flags & FLAG_SIGNAL_FAILED == 0 {
                     Admission::Held
+                } else if header.flags & FLAG_UNATTENDED != 0 {
+                    Admission::Unattended
                 } else {
                     Admission::Escaped
                 };

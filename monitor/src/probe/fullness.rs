@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use aya::{Ebpf, maps::Map};
+use aya::maps::Map;
 use serde::{Deserialize, Serialize};
 
 /// A map with room for so many entries.
@@ -50,13 +50,13 @@ struct Batch {
 }
 
 impl Maps {
-    /// All of them, before anybody takes one.
+    /// Those of these that are tables.
     ///
     /// # Errors
     /// When no further descriptor can be had.
-    pub fn of(ebpf: &Ebpf) -> io::Result<Self> {
+    pub fn of<'a>(maps: impl Iterator<Item = (&'a str, &'a Map)>) -> io::Result<Self> {
         let mut hashes = Vec::new();
-        for (name, map) in ebpf.maps() {
+        for (name, map) in maps {
             let (data, gives_way) = match map {
                 Map::HashMap(data) => (data, false),
                 Map::LruHashMap(data) => (data, true),

@@ -1,117 +1,31 @@
-//! Loading the programs and holding on to their maps.
+//! The programs at work: their maps, and the ring.
 
 use std::{
-    fs::File,
-    hash::{Hash as _, Hasher as _},
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, RawTracePoint,
-        TracePoint, UProbe,
-    },
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use monitor_common::{
+    Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_SOCKET, SPACE_TLS, Stop, Waiting,
 };
-use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS, Stop, Waiting};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    sync::mpsc::UnboundedReceiver,
 };
 
 use super::{
-    attach::{Attached, Attacher, Looked, Request},
-    btf::KernelTypes,
+    attach::{Attached, Job, Looked, Request},
     event::{ConnectionId, Event, Pid, Slot, Transport},
-    finder::{self, SignatureError, Signatures},
     fullness::Maps,
-    known::Known,
-    plan::Program as Probe,
-    tracefs,
+    pins::{Pins, PinsError},
+    presence::Presence,
+    takeover::Takeover,
     traffic::Traffic,
 };
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
-
-/// System calls by which a process reaches beyond its task, and the programs that look at them; `exit` where they look at what came.
-const REACHING: [(&str, &str, &str); 12] = [
-    ("reach_ptrace", "enter", "ptrace"),
-    ("reach_vm_write", "enter", "process_vm_writev"),
-    ("reach_getfd", "enter", "pidfd_getfd"),
-    ("reach_bpf", "enter", "bpf"),
-    ("reach_kill", "enter", "kill"),
-    ("reach_tgkill", "enter", "tgkill"),
-    ("reach_connect", "enter", "connect"),
-    ("reach_setsockopt", "enter", "setsockopt"),
-    ("reach_sendmsg", "enter", "sendmsg"),
-    ("took_recvmsg", "exit", "recvmsg"),
-    ("waiting_enter", "enter", "sendmmsg"),
-    ("waiting_splice", "enter", "splice"),
-];
-const TRACEPOINTS: [(&str, &str); 5] = [
-    ("task", "task_newtask"),
-    ("sched", "sched_process_exec"),
-    ("sched", "sched_process_exit"),
-    ("syscalls", "sys_exit_mmap"),
-    ("syscalls", "sys_enter_mprotect"),
-];
-/// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
-const EGRESS: &str = "hold_egress";
-/// What counts the packets of tasks' sockets; attached there too.
-const COUNTING: [(&str, CgroupSkbAttachType); 2] =
-    [("count_egress", CgroupSkbAttachType::Egress), ("count_ingress", CgroupSkbAttachType::Ingress)];
-/// System calls that send, looked at when they begin, and those that pass bytes, when they return. Each has a tracepoint of its own: one for all of
-/// them would cost every system call of the host some 100 ns at both ends.
-const SENDING: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
-const PASSING: [&str; 10] =
-    ["write", "writev", "sendto", "sendmsg", "sendfile64", "splice", "read", "readv", "recvfrom", "recvmsg"];
-/// Ends of connections.
-const RAW_TRACEPOINTS: [(&str, &str); 1] = [("socket_state", "inet_sock_set_state")];
-/// What denies connections; attached there too.
-const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
-/// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
-const MEMBERS: [(&str, &str, &str); 23] = [
-    ("VMA_START", "vm_area_struct", "vm_start"),
-    ("VMA_END", "vm_area_struct", "vm_end"),
-    ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
-    ("VMA_FILE", "vm_area_struct", "vm_file"),
-    ("FILE_INODE", "file", "f_inode"),
-    ("INODE_INO", "inode", "i_ino"),
-    ("INODE_GENERATION", "inode", "i_generation"),
-    ("INODE_SB", "inode", "i_sb"),
-    ("SB_DEV", "super_block", "s_dev"),
-    ("TASK_MM", "task_struct", "mm"),
-    ("MM_START_CODE", "mm_struct", "start_code"),
-    ("TASK_FILES", "task_struct", "files"),
-    ("FILES_TABLE", "files_struct", "fdt"),
-    ("TABLE_SIZE", "fdtable", "max_fds"),
-    ("TABLE_FILES", "fdtable", "fd"),
-    ("SOCKET_FILE_INODE", "file", "f_inode"),
-    ("INODE_MODE", "inode", "i_mode"),
-    ("FILE_PRIVATE", "file", "private_data"),
-    ("SOCKET_SOCK", "socket", "sk"),
-    // A `sock` begins with its `sock_common`.
-    ("SOCK_COOKIE", "sock_common", "skc_cookie"),
-    ("SOCK_PROTOCOL", "sock", "sk_protocol"),
-    ("SOCK_PEER_PID", "sock", "sk_peer_pid"),
-    ("PID_NUMBERS", "pid", "numbers"),
-];
-const FIELDS: [(&str, &str, &str); 9] = [
-    ("NEWTASK_PID", "task/task_newtask", "pid"),
-    ("NEWTASK_CLONE_FLAGS", "task/task_newtask", "clone_flags"),
-    ("EXEC_FILENAME", "sched/sched_process_exec", "filename"),
-    ("MMAP_RET", "syscalls/sys_exit_mmap", "ret"),
-    ("MPROTECT_START", "syscalls/sys_enter_mprotect", "start"),
-    ("MPROTECT_PROT", "syscalls/sys_enter_mprotect", "prot"),
-    ("ENTER_NUMBER", "syscalls/sys_enter_write", "__syscall_nr"),
-    ("EXIT_NUMBER", "syscalls/sys_exit_write", "__syscall_nr"),
-    ("EXIT_RESULT", "syscalls/sys_exit_write", "ret"),
-];
 
 /// Why the programs are not running, each with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +40,8 @@ pub enum LoadError {
         "the kernel refused the eBPF programs: {0}; root (CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN) and Linux 5.17 or newer are needed"
     )]
     Load(String),
+    #[error(transparent)]
+    Pins(#[from] PinsError),
     #[error("no TLS library on this host could be probed: install one, OpenSSL for example ({0})")]
     NoLibrary(String),
 }
@@ -150,15 +66,22 @@ impl Default for Capacity {
 /// The engine's side of the probes: who looks at files, what is probed, what was lost.
 pub struct Probes {
     /// Gone only while this is dropped.
-    requests: Option<mpsc::Sender<Request>>,
-    attacher: Option<JoinHandle<()>>,
-    attached: Vec<Attached>,
-    counters: PerCpuArray<MapData, Counters>,
+    pub(super) jobs: Option<mpsc::Sender<Job>>,
+    pub(super) attacher: Option<JoinHandle<()>>,
+    pub(super) attached: Vec<Attached>,
+    pub(super) counters: PerCpuArray<MapData, Counters>,
     /// Sockets of which no data may leave.
-    held: HashMap<MapData, u64, u32>,
+    pub(super) held: HashMap<MapData, u64, u32>,
     /// Sockets on which processes sent that should have been standing still.
-    waiting: HashMap<MapData, u64, Waiting>,
-    connections: HashMap<MapData, ConnectionKey, Connection>,
+    pub(super) waiting: HashMap<MapData, u64, Waiting>,
+    pub(super) connections: HashMap<MapData, ConnectionKey, Connection>,
+    pub(super) presence: Arc<Presence>,
+    pub(super) generation: u64,
+    pub(super) takeover: Option<Takeover>,
+    /// Kept for as long as the pins are this daemon's.
+    pub(super) pins: Option<Arc<Pins>>,
+    /// The maps were here before this daemon.
+    pub(super) took_over: bool,
 }
 
 /// Everything that is taken out of the kernel, ready for use.
@@ -177,90 +100,51 @@ pub struct Loaded {
 }
 
 impl Probes {
-    /// Loads the programs, and attaches them to the host's TLS libraries and to everything that `members`, processes of tasks, have mapped already.
-    ///
-    /// What was found in files is kept in `state_dir`. `root` is the root of the cgroup v2 hierarchy.
-    ///
-    /// # Errors
-    /// When the kernel lacks something or the process lacks a right: see [`LoadError`].
-    pub fn load(capacity: Capacity, state_dir: &Path, root: &File, members: &[Pid]) -> Result<Loaded, LoadError> {
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(error.to_string()))?;
-        let tracefs = tracefs::find_or_mount().map_err(LoadError::Tracefs)?;
-        let types = KernelTypes::read().map_err(|error| LoadError::Btf(error.to_string()))?;
-        let mut offsets = Vec::new();
-        for (variable, structure, member) in MEMBERS {
-            let offset = types.offset(structure, member).map_err(|error| LoadError::Btf(error.to_string()))?;
-            offsets.push((variable, offset));
-        }
-        for (variable, event, field) in FIELDS {
-            let offset = tracefs::field_offset(&tracefs, event, field)
-                .map_err(|source| LoadError::Tracepoint { event: event.into(), source })?;
-            offsets.push((variable, offset));
-        }
+    /// Whether maps were here before this daemon: tasks, processes and credits are in them, and records in the ring.
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
 
-        offsets.push(("OWN_TGID", std::process::id()));
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(Some(&btf))
-            .map_max_entries("RECORDS", capacity.ring_bytes)
-            .map_max_entries("PROCESSES", capacity.processes)
-            .map_max_entries("CONNECTIONS", capacity.connections)
-            .map_max_entries("STOPPED", capacity.processes)
-            .map_max_entries("RELEASED", capacity.processes)
-            .map_max_entries("WAITING_SOCKETS", capacity.connections)
-            .map_max_entries("HELD_SOCKETS", capacity.connections)
-            .map_max_entries("SOCKETS", capacity.connections)
-            .map_max_entries("READABLE", capacity.processes);
-        for (variable, offset) in &offsets {
-            loader.override_global(variable, offset, true);
+    /// Whether anything outlives the daemon.
+    pub fn pins(&self) -> Option<&Path> {
+        self.pins.as_deref().map(Pins::root)
+    }
+
+    /// These programs are in force from now on, and no others; what nobody needs any more is detached in the background.
+    pub fn activate(&mut self) {
+        match self.takeover.take() {
+            Some(takeover) => takeover.change(&self.presence, self.generation),
+            None => self.presence.set_generation(self.generation),
         }
-        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
-        load_programs(&mut ebpf, root, capacity.sees_plaintext)?;
-        let maps = Maps::of(&ebpf).map_err(|error| LoadError::Load(error.to_string()))?;
-        let mut ring = Ring(take_map(&mut ebpf, "RECORDS", RingBuf::try_from)?);
-        let memberships = Memberships {
-            cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
-            processes: take_map(&mut ebpf, "PROCESSES", HashMap::try_from)?,
-            stopped: take_map(&mut ebpf, "STOPPED", HashMap::try_from)?,
-            released: take_map(&mut ebpf, "RELEASED", HashMap::try_from)?,
-        };
-        let files = take_map(&mut ebpf, "FILES", HashMap::try_from)?;
-        let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
-        let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
-        let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
-        let waiting = take_map(&mut ebpf, "WAITING_SOCKETS", HashMap::try_from)?;
-        let connections = take_map(&mut ebpf, "CONNECTIONS", HashMap::try_from)?;
-        let traffic = Traffic {
-            sockets: take_map(&mut ebpf, "SOCKETS", HashMap::try_from)?,
-            datagrams: take_map(&mut ebpf, "DATAGRAMS", HashMap::try_from)?,
-            readable: take_map(&mut ebpf, "READABLE", HashMap::try_from)?,
-            unreadable: take_map(&mut ebpf, "UNREADABLE", Array::try_from)?,
-            denied: take_map(&mut ebpf, "DENIED", HashMap::try_from)?,
-        };
-        let (signatures, wrong) = signatures()?;
-        let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-        let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
-        let mut attacher = Attacher::new(ebpf, files, signatures, known, capacity.sees_plaintext);
-        said.extend(attacher.attach_host(members, &mut ring));
-        let attached = attacher.attached();
-        if attached.is_empty() {
-            let why = said.first().cloned().unwrap_or_else(|| "none found".to_owned());
-            return Err(LoadError::NoLibrary(why));
+        self.presence.beat();
+        if let Some(jobs) = &self.jobs {
+            // The thread has ended only if it panicked, which is said at the end.
+            jobs.send(Job::TidyUp).ok();
         }
-        let (requests, asked) = mpsc::channel();
-        let (answers, looked) = unbounded_channel();
-        let attacher = std::thread::Builder::new()
-            .name("attach".into())
-            .spawn(move || attacher.serve(&asked, &answers))
-            .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes =
-            Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, waiting, connections };
-        Ok(Loaded { probes, maps, ring, memberships, gates, traffic, looked, said })
+    }
+
+    /// The daemon is there, and works.
+    pub fn beat(&self) {
+        self.presence.beat();
+    }
+
+    /// The daemon ends.
+    pub fn leave(&self) {
+        self.presence.leave();
+    }
+
+    /// Losses that a daemon has said already.
+    pub fn losses_said(&self) -> u64 {
+        self.presence.losses_said()
+    }
+
+    pub fn say_losses(&self, losses: u64) {
+        self.presence.say_losses(losses);
     }
 
     /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
     pub fn look_at(&self, request: Request) -> bool {
-        self.requests.as_ref().is_some_and(|requests| requests.send(request).is_ok())
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Job::Look(request)).is_ok())
     }
 
     pub fn set_attached(&mut self, attached: Vec<Attached>) {
@@ -296,7 +180,19 @@ impl Probes {
         held.chain(waiting).filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
     }
 
-    /// Losses and failures since load, summed over CPUs.
+    /// Lets sockets send that this process has written to last, where nobody knows any more what is held on them.
+    pub fn release_sockets_of(&mut self, slot: Slot, pid: Pid) {
+        let held: Vec<u64> =
+            self.held.iter().flatten().filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect();
+        for cookie in held {
+            let key = ConnectionKey { object: cookie, tgid: 0, space: SPACE_SOCKET };
+            if self.connections.get(&key, 0).is_ok_and(|connection| connection.owner == pid) {
+                self.release_socket(cookie);
+            }
+        }
+    }
+
+    /// Losses and failures since the programs were loaded, summed over CPUs.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
         for cpu in self.counters.get(&0, 0).iter().flat_map(|values| values.iter()) {
@@ -316,9 +212,9 @@ impl Probes {
 }
 
 impl Drop for Probes {
-    /// Waits until everything is detached: a process that exits with probes detaches them one by one, which can take a minute.
+    /// Waits until everything is detached that is not pinned: a process that exits with probes detaches them one by one, which can take a minute.
     fn drop(&mut self) {
-        self.requests = None;
+        self.jobs = None;
         if let Some(attacher) = self.attacher.take()
             && attacher.join().is_err()
         {
@@ -327,22 +223,8 @@ impl Drop for Probes {
     }
 }
 
-/// The embedded signatures and the administrator's own; and what is wrong with files that could not be used.
-fn signatures() -> Result<(Signatures, Vec<SignatureError>), LoadError> {
-    let embedded = Signatures::embedded().map_err(|error| LoadError::Load(error.to_string()))?;
-    Ok(embedded.with_directory(Path::new(finder::SIGNATURES_DIRECTORY)))
-}
-
-fn fingerprint(signatures: &Signatures) -> String {
-    let mut hasher = std::hash::DefaultHasher::new();
-    format!("{signatures:?}").hash(&mut hasher);
-    // Another build may find, or be able to read, something else.
-    (env!("CARGO_PKG_VERSION"), OBJECT).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
 /// The error chain in one line. What the verifier printed may be megabytes: its last words say what it did not like, the rest is for debugging.
-fn load_error(error: impl std::error::Error) -> LoadError {
+pub(super) fn load_error(error: impl std::error::Error) -> LoadError {
     let mut texts = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
@@ -362,81 +244,20 @@ fn load_error(error: impl std::error::Error) -> LoadError {
 const ERROR_HEAD: usize = 160;
 const ERROR_TAIL: usize = 320;
 
-/// A program of the object, as what it is.
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
-where
-    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let missing = || LoadError::Load(format!("the embedded object has no program `{name}`"));
-    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(load_error)
-}
-
-fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(), LoadError> {
-    for name in Probe::ALL.map(Probe::name) {
-        program::<UProbe>(ebpf, name)?.load().map_err(load_error)?;
-    }
-    for name in CONNECT {
-        let program: &mut CgroupSockAddr = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        program.attach(root, CgroupAttachMode::Single).map_err(load_error)?;
-    }
-    let egress: &mut CgroupSkb = program(ebpf, EGRESS)?;
-    egress.load().map_err(load_error)?;
-    egress.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
-    for (name, kind) in COUNTING {
-        let program: &mut CgroupSkb = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        program.attach(root, kind, CgroupAttachMode::Single).map_err(load_error)?;
-    }
-    for (name, tracepoint) in RAW_TRACEPOINTS {
-        let program: &mut RawTracePoint = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        program.attach(tracepoint).map_err(load_error)?;
-    }
-    let (sending, passing) = if sees_plaintext { (&SENDING[..], &PASSING[..]) } else { (&[][..], &[][..]) };
-    for (name, edge, calls) in [("socket_enter", "enter", sending), ("socket_exit", "exit", passing)] {
-        let program: &mut TracePoint = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        for call in calls {
-            program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
-        }
-    }
-    for (name, edge, call) in REACHING {
-        let program: &mut TracePoint = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
-    }
-    let waiting: &mut TracePoint = program(ebpf, "waiting_enter")?;
-    let others = if sees_plaintext { &[][..] } else { &SENDING[..] };
-    for call in others.iter().chain(&["sendfile64"]) {
-        waiting.attach("syscalls", &format!("sys_enter_{call}")).map_err(load_error)?;
-    }
-    for (category, name) in TRACEPOINTS {
-        let program: &mut TracePoint = program(ebpf, name)?;
-        program.load().map_err(load_error)?;
-        program.attach(category, name).map_err(load_error)?;
-    }
-    Ok(())
-}
-
-fn take_map<T>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    convert: impl FnOnce(aya::maps::Map) -> Result<T, aya::maps::MapError>,
-) -> Result<T, LoadError> {
-    let map = ebpf.take_map(name).ok_or_else(|| LoadError::Load(format!("the embedded object has no map `{name}`")))?;
-    convert(map).map_err(load_error)
-}
-
 /// The stream of records.
-pub struct Ring(RingBuf<MapData>);
+pub struct Ring {
+    pub(super) current: RingBuf<MapData>,
+    /// That of programs that were in force before, where it is another one.
+    pub(super) before: Option<RingBuf<MapData>>,
+}
 
 impl Ring {
     /// Hands every waiting event, with its boot-clock time, to `on_event`; returns how many there were, at most `limit`.
     pub fn drain(&mut self, limit: usize, mut on_event: impl FnMut(Event<'_>, u64)) -> usize {
         let mut count = 0;
         while count < limit {
-            let Some(item) = self.0.next() else { break };
+            let earlier = self.before.as_mut().and_then(RingBuf::next);
+            let Some(item) = earlier.or_else(|| self.current.next()) else { break };
             count += 1;
             if let Some((event, time)) = Event::parse(&item) {
                 on_event(event, time);
@@ -452,7 +273,7 @@ impl Ring {
     /// # Errors
     /// When the descriptor cannot be watched.
     pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let fd = self.0.as_fd().try_clone_to_owned()?;
+        let fd = self.current.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is owned by the `AsyncFd`, so it stays open, and the same, for as long as it is registered.
         Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
     }
@@ -460,10 +281,10 @@ impl Ring {
 
 /// Which cgroups and processes belong to which slot, as the kernel sees it.
 pub struct Memberships {
-    cgroups: HashMap<MapData, u64, u32>,
-    processes: HashMap<MapData, u32, Process>,
-    stopped: HashMap<MapData, u32, Stop>,
-    released: HashMap<MapData, u32, u64>,
+    pub(super) cgroups: HashMap<MapData, u64, u32>,
+    pub(super) processes: HashMap<MapData, u32, Process>,
+    pub(super) stopped: HashMap<MapData, u32, Stop>,
+    pub(super) released: HashMap<MapData, u32, u64>,
 }
 
 impl Memberships {
@@ -479,6 +300,19 @@ impl Memberships {
 
     pub fn label_of(&self, cgroup: u64) -> Option<Slot> {
         self.cgroups.get(&cgroup, 0).ok().map(Slot)
+    }
+
+    /// Labelled cgroups.
+    pub fn cgroups(&self) -> Vec<(u64, Slot)> {
+        self.cgroups.iter().flatten().map(|(cgroup, slot)| (cgroup, Slot(slot))).collect()
+    }
+
+    /// As [`adopt`](Self::adopt), of a process that may be known: what is known of it stays.
+    ///
+    /// # Errors
+    /// When the kernel has no room for it.
+    pub fn adopt_unknown(&mut self, pid: Pid, slot: Slot) -> io::Result<()> {
+        if self.slot_of(pid) == Some(slot) { Ok(()) } else { self.adopt(pid, slot, 0) }
     }
 
     /// Makes a process a member whatever its cgroup. One that was `born` at 0 is older than anything that is known, and may have connections.
@@ -533,7 +367,7 @@ mod tests {
     /// silence: then the gate would compare the operand.
     #[test]
     fn credits_are_taken_with_fetching_atomics() {
-        let elf = object::File::parse(super::OBJECT).expect("the embedded object");
+        let elf = object::File::parse(super::super::load::OBJECT).expect("the embedded object");
         let section = elf.section_by_name("uprobe").expect("the probes");
         let code = section.data().expect("its code").chunks_exact(8);
         let atomics: Vec<i32> = code

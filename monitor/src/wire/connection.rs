@@ -163,7 +163,11 @@ impl Connection {
             return;
         }
         progress.at = offset.0.max(at).saturating_add(bytes.len() as u64);
-        let lost = offset.0.saturating_sub(at);
+        let mut lost = offset.0.saturating_sub(at);
+        if at == 0 && matches!(self.protocol, Protocol::Undecided) {
+            // It may have been followed for long before this: how long says nothing.
+            lost = lost.min(1);
+        }
         if lost > 0 {
             self.lose(direction, lost, sink);
         }

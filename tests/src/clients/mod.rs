@@ -104,6 +104,11 @@ impl Client {
         Self::script(python_env::SYSTEM_PYTHON, "aborts.py", server, client)
     }
 
+    /// Many who try to send after their task's gate was shut, in plain Python.
+    pub fn shut(server: &ModelServer, client: &str) -> Self {
+        Self::script(python_env::SYSTEM_PYTHON, "shut.py", server, client)
+    }
+
     /// A process that uses the TLS library and is not an agent, in plain Python.
     pub fn plain_tls(server: &ModelServer, client: &str) -> Self {
         Self::script(python_env::SYSTEM_PYTHON, "plain_tls.py", server, client)

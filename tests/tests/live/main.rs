@@ -13,6 +13,7 @@ mod ladder;
 mod matrix;
 mod metering;
 mod neighbours;
+mod outlive;
 mod plaintext;
 mod refusals;
 mod restart;
