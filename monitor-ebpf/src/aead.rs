@@ -153,10 +153,8 @@ pub fn record_open(ctx: ProbeContext) -> u32 {
 /// Return of such a function.
 #[uretprobe]
 pub fn record_opened(ctx: RetProbeContext) -> u32 {
-    if !in_force() {
-        return 0;
-    }
     let thread = by_thread();
+    // As in `tls.rs`, also in programs that stand by.
     let Some(call) = CALLS.get_ptr_mut(&thread) else { return 0 };
     // SAFETY: a live map value of this thread.
     let call = unsafe { &mut *call };

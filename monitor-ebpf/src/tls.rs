@@ -73,9 +73,7 @@ pub fn go_return(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned<C: EbpfContext>(ctx: &C, key: &CallKey, status: i32) -> u32 {
-    if !in_force() {
-        return 0;
-    }
+    // Also in programs that stand by: the kernel tells the return of a call only to those that were attached when it was entered. The first one takes it.
     let Some(call) = CALLS.get_ptr_mut(key) else { return 0 };
     // SAFETY: a live map value of this thread or goroutine.
     let call = unsafe { &mut *call };

@@ -59,6 +59,9 @@ const SEARCHED_FROM: u64 = 1 << 20;
 /// How often files that were deleted are looked at: whoever still uses them may be gone.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// How long programs of another generation stay after these have taken over: calls that were entered under them return to them.
+const RETIRING: Duration = Duration::from_secs(30);
+
 /// Why a file is not probed.
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
@@ -379,9 +382,14 @@ impl Attacher {
             }
             detach(self.links.unclaimed().into_iter().flat_map(|key| self.links.discard(key)).collect());
         }
-        let Some((pins, own)) = self.pins.clone() else { return };
+        let Some((pins, own)) = &self.pins else { return };
+        let others: Vec<Place> = pins.places().into_iter().filter(|place| place != own).collect();
+        if others.is_empty() {
+            return;
+        }
         let retire = move || {
-            for place in pins.places().into_iter().filter(|place| *place != own) {
+            std::thread::sleep(RETIRING);
+            for place in others {
                 if let Err(error) = place.remove() {
                     tracing::warn!("programs of another generation stay: {error}");
                 }
