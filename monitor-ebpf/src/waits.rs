@@ -13,6 +13,7 @@ use aya_ebpf::{
 use monitor_common::{KIND_REACH, REACH_WOKEN, Stop, Waiting};
 
 use crate::{
+    gate::may_go_unattended,
     maps::count,
     process::current,
     record::{emit, header},
@@ -58,7 +59,7 @@ pub fn sends(cookie: u64) {
     let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: the value is copied out at once.
     let Some(stop) = (unsafe { STOPPED.get(&tgid) }).copied() else { return };
-    if is_released(tgid, stop.since) {
+    if is_released(tgid, stop.since) || may_go_unattended(stop.slot) {
         return;
     }
     let waiting = Waiting { since: stop.since, tgid, slot: stop.slot };
@@ -78,7 +79,7 @@ pub fn sends(cookie: u64) {
 pub fn keeps(cookie: u64) -> bool {
     // SAFETY: the value is copied out at once.
     let Some(waiting) = (unsafe { WAITING_SOCKETS.get(&cookie) }).copied() else { return false };
-    if is_released(waiting.tgid, waiting.since) {
+    if is_released(waiting.tgid, waiting.since) || may_go_unattended(waiting.slot) {
         // What is known of the process may go before what it has sent.
         drop(WAITING_SOCKETS.remove(&cookie));
         return false;

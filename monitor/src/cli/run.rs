@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -24,7 +23,7 @@ use signal_hook::{
 use super::{Socket, exit, wait_for};
 use crate::{
     api::{StartTask, client::Client},
-    budget::Settings,
+    budget::{OnDaemonLoss, Settings},
     enforce::{Cgroup, Held, held_state, resume},
     engine::Started,
     price::Money,
@@ -104,7 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .spawn()
         .context("cannot start a process")?;
     forward(signals, &child)?;
-    watch(client.clone(), task.clone(), started.cgroup)?;
+    watch(client.clone(), task.clone(), started)?;
     let status = wait(&mut child)?;
     let report = after(&client, &task);
     leave(&task, status, report.as_ref())
@@ -133,17 +132,20 @@ fn forward(mut signals: Signals, child: &Child) -> Result<()> {
     Ok(())
 }
 
-/// Sees whether the daemon lives as long as the task. If not, a request that it held would wait for ever.
-fn watch(client: Client, task: TaskId, cgroup: PathBuf) -> Result<()> {
+/// Sees whether the daemon lives as long as the task. If not, what it held waits for the next one, or goes on if that is the task's policy.
+fn watch(client: Client, task: TaskId, started: Started) -> Result<()> {
     let watch = move || {
         let over = wait_for(client.get::<TaskId>(&format!("/v1/tasks/{task}/wait")));
         if matches!(over, Ok(Ok(_))) {
             return;
         }
-        eprintln!("tollgate: the daemon is gone; task {task} goes on and is not metered until it is back");
-        for pid in
-            Cgroup::open(cgroup).iter().flat_map(Cgroup::processes).filter(|&pid| held_state(pid) == Held::Stopped)
-        {
+        if started.on_daemon_loss == OnDaemonLoss::Hold {
+            eprintln!("tollgate: the daemon is gone; what task {task} may not spend without it waits until it is back");
+            return;
+        }
+        eprintln!("tollgate: the daemon is gone; task {task} goes on, and nobody stops it until the daemon is back");
+        let processes = Cgroup::open(started.cgroup).iter().flat_map(Cgroup::processes).collect::<Vec<_>>();
+        for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
             resume(pid);
         }
     };

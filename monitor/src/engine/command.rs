@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{asker::Asker, latency::Summary};
 use crate::{
-    budget::{InvalidBudget, Settings},
+    budget::{InvalidBudget, OnDaemonLoss, Settings},
     coverage::Share,
     ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
@@ -136,6 +136,8 @@ pub struct Started {
     pub spent_usd: Money,
     pub cap_usd: Option<Money>,
     pub cgroup: PathBuf,
+    /// What becomes of its requests while no daemon runs.
+    pub on_daemon_loss: OnDaemonLoss,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ impl Engine {
         let Start { task: id, labels, budget, charges, above } = start;
         let name = AccountName::Task(id.clone());
         let settings = self.task_settings(&name, &budget);
-        let cap = settings.budget()?.limits.money.total;
+        let (cap, policy) = (settings.budget()?.limits.money.total, settings.on_daemon_loss);
         let counted: Money = charges.iter().map(|charge| charge.cost).sum();
         let spent = counted - charges.iter().map(|charge| charge.unpriced).sum();
         if let Some(cap) = cap.filter(|&cap| counted >= cap) {
@@ -78,7 +78,8 @@ impl Engine {
             self.open_task(&id, labels, cgroup, parent, settings, &past)?;
         }
         self.act_on_decisions();
-        Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path })
+        let on_daemon_loss = policy.unwrap_or_default();
+        Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path, on_daemon_loss })
     }
 
     pub fn refuse_insiders(&self, asker: &Asker) -> Result<(), CommandError> {

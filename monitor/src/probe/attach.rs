@@ -463,8 +463,8 @@ fn key_of(file: &File, presence: &Presence) -> Option<FileKey> {
         // SAFETY: a fresh private mapping at an address of the kernel's choice, which nobody reads, writes or executes.
         let memory =
             unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC, MapFlags::MAP_PRIVATE, file, 0) };
-        // SAFETY: mapped just now with this length, and not used.
         if let Ok(memory) = memory
+            // SAFETY: mapped just now with this length, and not used.
             && let Err(error) = unsafe { munmap(memory, length.get()) }
         {
             tracing::debug!("could not unmap a file: {error}");

@@ -355,17 +355,9 @@ pub const ROWS: &[Row] = &[
         "sends signal 19 to this daemon",
     ),
     said(
-        ending(
-            stopped(
-                "kill-daemon",
-                "root kills the daemon",
-                r#"exec /usr/bin/python3 "$SCRIPTS/signals.py" kill_daemon"#,
-            ),
-            End::Reported,
-            "by `tollgate run`, and by the next start",
-        ),
-        "gap",
-        "the daemon was away",
+        stopped("kill-daemon", "root kills the daemon", r#"exec /usr/bin/python3 "$SCRIPTS/signals.py" kill_daemon"#),
+        "reach",
+        "sends signal 9 to this daemon",
     ),
 ];
 
