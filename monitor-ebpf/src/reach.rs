@@ -4,8 +4,8 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
 use monitor_common::{
-    CONNECTS, KIND_REACH, Process, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TRACE, REACH_UNIX,
-    REACH_WRITE,
+    CONNECTS, KIND_REACH, Process, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TRACE,
+    REACH_UNIX, REACH_WRITE,
 };
 
 use crate::{
