@@ -20,7 +20,7 @@ use crate::{
     maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
     process::current,
     record::{emit, emit_bytes, header},
-    requests::{Walker, is_preface, is_upgrade, may_begin_request, read_user, starts_request},
+    requests::{Walker, begins_listed, is_preface, is_upgrade, may_begin_request, read_user},
 };
 
 /// Calls without a recognised beginning after which a connection is ignored.
@@ -264,7 +264,7 @@ fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
 pub fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
     if call.sent == 0 {
         let word = read_user::<u64>(call.buffer);
-        if len >= 8 && (starts_request(word, len) || is_preface(word)) {
+        if len >= 8 && (begins_listed(word) || is_preface(word)) {
             connection.verdict = VERDICT_IGNORE;
             return;
         }

@@ -165,7 +165,6 @@ impl Engine {
             }
             Step::Running { exchange, cost } => self.on_running(id, slot, exchange, cost),
             Step::Finished { exchange, charge, is_complete, asks } => {
-                self.tools_asked(slot, &asks, at);
                 self.on_finished(id, slot, exchange, (charge, asks), is_complete, at);
             }
             Step::Passed => {
@@ -311,6 +310,7 @@ impl Engine {
         }
         self.settle(slot, call.hold, is_due, &charge, is_complete, at);
         if is_due {
+            self.tools_asked(slot, &asks, at);
             self.watch_call(slot, Ended { id: call.hold.0, pid: id.pid, charge: &charge, at }, &asks);
         }
         self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });

@@ -66,6 +66,34 @@ def pipelined_plain():
     pipelined("PLAIN")
 
 
+def methods(base):
+    """Requests by methods that no agent uses go before, in the same write and in many of their own."""
+    agent.spend(base, calls=1)
+
+    def free(method):
+        return f"{method} /v1/nothing HTTP/1.1\r\nhost: localhost\r\nx-test-client: {agent.CLIENT}\r\n\r\n".encode()
+
+    agent.tried("methods that are not known")
+    for method in ("TRACE", "PROPFIND", "VERSION-CONTROL", "QUERY"):
+        stream = agent.raw(base)
+        stream.sendall(free(method) + agent.request())
+        agent.answer(stream, agent.answer(stream))
+        for _ in range(40):
+            stream.sendall(free(method))
+            agent.answer(stream)
+        for _ in range(agent.CALLS):
+            stream.sendall(agent.request())
+            agent.answer(stream)
+
+
+def methods_tls():
+    methods("BASE")
+
+
+def methods_plain():
+    methods("PLAIN")
+
+
 def smuggled(base):
     """No request that costs begins where a write does: the first comes with one that is free, the others with the end of the one before."""
     agent.spend(base, calls=1)

@@ -174,6 +174,12 @@ pub const ROWS: &[Row] = &[
     stopped("pipelined-tls", "40 requests in one write", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" pipelined_tls"#),
     stopped("pipelined-plain", "the same, without TLS", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" pipelined_plain"#),
     stopped(
+        "methods-tls",
+        "requests behind others with methods that no agent uses",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" methods_tls"#,
+    ),
+    stopped("methods-plain", "the same, without TLS", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" methods_plain"#),
+    stopped(
         "smuggled-tls",
         "requests that begin in the middle of writes, on 8 connections",
         r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" smuggled_tls"#,
