@@ -140,7 +140,8 @@ def kill_daemon():
     os.kill(int(os.environ["DAEMON"]), signal.SIGKILL)
     agent.tried("the daemon is dead")
     agent.spend(calls=2)
-    time.sleep(3)
+    while not os.path.exists(f"{os.environ['DIR']}/back"):
+        time.sleep(0.05)
     agent.insist(agent.spend)
 
 
