@@ -179,7 +179,12 @@ pub fn begin_requests(call: &mut Call, connection: &mut Connection) {
     } else {
         header.generation = call.buffer as u32;
         header.address_high = (call.buffer >> 32) as u32;
-        emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
+        if call.walker.unread == 0 {
+            emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
+        } else {
+            // Only user space can have it brought.
+            emit(header);
+        }
     }
 }
 
