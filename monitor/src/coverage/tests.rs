@@ -101,7 +101,9 @@ fn what_an_unread_connection_does_costs_from_spell_to_spell() {
         coverage.passes(1, &tls(sent, 0, received), false, false, now);
         coverage.take_findings()
     };
-    assert!(matches!(cost(1_000_000, 0, 0)[..], [Finding::Uncovered(_), Finding::Running { cost, .. }] if cost.to_string() == "0.6"));
+    assert!(
+        matches!(cost(1_000_000, 0, 0)[..], [Finding::Uncovered(_), Finding::Running { cost, .. }] if cost.to_string() == "0.6")
+    );
     assert!(matches!(cost(1_000_000, 1_000_000, 1)[..], [Finding::Running { cost, .. }] if cost.to_string() == "0.7"));
     assert_eq!(cost(1_000_000, 1_000_000, 2), [], "nothing new");
     let settled = |findings: &[Finding]| match findings {
