@@ -19,7 +19,7 @@ use aya_ebpf::{
 use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Process, Record};
 
 use crate::{
-    mapping,
+    coverage, mapping,
     maps::{CALLS, CGROUPS, CallKey, PROCESSES, RECORDS, count},
     record::{context_address, emit, header},
 };
@@ -122,6 +122,7 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
             // SAFETY: takes no arguments.
             let born = unsafe { bpf_ktime_get_boot_ns() };
             remember(child, &Process { born, ..parent });
+            coverage::forks(child);
             let mut header = header(KIND_FORK, 0, parent.slot);
             header.object = u64::from(header.tgid);
             header.tgid = child;
@@ -151,6 +152,7 @@ fn executed(ctx: &TracePointContext, process: Process) {
     let mut header = header(KIND_EXEC, 0, process.slot);
     header.connection_born = header.time;
     remember(header.tgid, &Process { born: header.time, ..process });
+    coverage::executes();
     let Some(mut entry) = RECORDS.reserve::<Record<EXEC_PATH>>(0) else {
         count(|c| c.dropped_records += 1);
         return;

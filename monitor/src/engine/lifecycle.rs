@@ -418,7 +418,6 @@ impl Engine {
         self.forget_held(pid);
         self.close_process(pid, now);
         self.memberships.forget(pid);
-        self.traffic.forget(pid);
         self.coverage.forget_process(pid, boot_nanoseconds());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);

@@ -210,7 +210,8 @@ impl Probes {
             .map_max_entries("WAITING_SOCKETS", capacity.connections)
             .map_max_entries("HELD_SOCKETS", capacity.connections)
             .map_max_entries("SOCKETS", capacity.connections)
-            .map_max_entries("READABLE", capacity.processes);
+            .map_max_entries("READABLE", capacity.processes)
+            .map_max_entries("FAMILIES", capacity.processes);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
         }

@@ -5,11 +5,7 @@ use std::{fs, process::Command};
 use serde_json::json;
 use tollgate_tests::{Client, build_tree, daemon::bounded};
 
-use super::{
-    AMPLE, Bench, assert_exit,
-    metering::{assert_metered, assert_metered_as},
-    python, text,
-};
+use super::{AMPLE, Bench, assert_exit, metering::assert_metered, python, text};
 
 #[test]
 fn connections_that_threads_share_and_children_inherit_are_metered() {
@@ -19,11 +15,7 @@ fn connections_that_threads_share_and_children_inherit_are_metered() {
         let client = Client::script(python().interpreter(), "wild.py", &bench.server, &task).with(&[mode]);
         assert_exit(&bench.daemon.run(&task, AMPLE, &client), 0);
         assert_eq!(bench.server.truth_of(&task).len(), 8, "{mode}");
-        // What a child sends on its parent's connection is metered, and not counted among what is read: the account is the process'.
-        match mode {
-            "fork" => assert_metered_as(&bench, &task, &bench.server.truth_of(&task)),
-            _ => assert_metered(&bench, &task),
-        };
+        assert_metered(&bench, &task);
     }
     bench.assert_lossless();
 }
