@@ -18,7 +18,7 @@ use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TA
 use crate::{
     gate::{self, SIGSTOP},
     maps::{FILES, count},
-    process::{current, field},
+    process::{current, field, known},
     record::{emit, header},
 };
 
@@ -109,10 +109,9 @@ unsafe extern "C" fn on_vma(_task: *mut c_void, vma: *mut c_void, context: *mut 
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
-    let process = current();
     // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
     let own = unsafe { core::ptr::read_volatile(&raw const OWN_TGID) };
-    if process.is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own {
+    if current().is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own {
         // Nobody pays for it: it is not probed.
         return;
     }
@@ -129,6 +128,9 @@ fn look_at(address: u64, will_be_executable: bool) {
     if status == 0 && unsafe { FILES.get(&mapping.file) }.is_some() {
         return;
     }
+    // Asked again, because what was known before a callback may not be branched on after it: verifiers of kernels before 6.8 follow one of the
+    // ways that lead to the callback, and make the branches that only the others take unconditional.
+    let process = known();
     let mut flags = 0;
     if process.is_some() {
         flags = FLAG_WAITS;
