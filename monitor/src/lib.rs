@@ -12,6 +12,8 @@ pub mod pipeline;
 
 pub mod task;
 
+pub mod label;
+
 pub mod budget;
 
 pub mod enforce;

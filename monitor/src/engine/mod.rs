@@ -7,9 +7,11 @@ mod accounts;
 mod calls;
 mod clock;
 mod command;
+mod configure;
 mod effects;
 mod held;
 mod latency;
+mod labels;
 mod lifecycle;
 mod orders;
 mod run;
@@ -19,6 +21,6 @@ mod trouble;
 mod work;
 
 pub use command::{
-    AccountStatus, Command, CommandError, Handle, Joined, Order, Past, Start, Started, Status, TaskStatus,
+    AccountStatus, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status, TaskStatus,
 };
 pub use run::{Parts, start};

@@ -78,6 +78,9 @@ pub fn start(
         tools: config.tools().into(),
         budget: config.budget.clone(),
         configured: config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect(),
+        rules: config.rules(),
+        unlabelled: Vec::new(),
+        ledger_path: config.state_dir().join("ledger.db"),
         accounts: Accounts::new(config.zone().map_err(StartError::Zone)?, Timestamp::now()),
         watcher: Watcher {
             signals: Signals::new(config.signals.rules(&MoneyLimits::default())),
@@ -103,6 +106,7 @@ pub fn start(
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
+    engine.label_all();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let thread = thread::Builder::new().name("engine".into()).spawn(move || {
         if let Err(error) = runtime.block_on(run(engine, ring, commands, done, looked)) {
@@ -198,6 +202,13 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
             let task = engine.slots.get(&task).and_then(|slot| engine.tasks.get(slot));
             drop(reply.send(task.map(|task| engine.task_status(task))));
         }
+        Command::Label { peer, actor, cgroup, said, reply } => {
+            drop(reply.send(engine.label(peer, &actor, &cgroup, *said)));
+        }
+        Command::Unlabel { peer, actor, cgroup, reply } => drop(reply.send(engine.unlabel(peer, &actor, &cgroup))),
+        Command::Labels { reply } => drop(reply.send(engine.labels())),
+        Command::Configure { config, reply } => drop(reply.send(engine.configure(&config))),
+        Command::Ping { reply } => drop(reply.send(())),
         Command::Shutdown => return true,
     }
     false

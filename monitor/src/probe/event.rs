@@ -2,7 +2,8 @@
 
 use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey,
-    Header, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED, KIND_START, NO_TASK,
+    Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED,
+    KIND_START, NO_TASK,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -124,6 +125,14 @@ pub enum Event<'a> {
         mapping: Mapping,
         waits: bool,
     },
+    /// A cgroup was made. Paths are from the root of the hierarchy; one that fills the record may be longer.
+    CgroupMade {
+        path: &'a [u8],
+    },
+    /// A process of a task was moved, or one was moved into a labelled cgroup.
+    CgroupMove {
+        pid: Pid,
+    },
 }
 
 /// Code of a file in an address space. All zero where the kernel could not tell.
@@ -132,6 +141,11 @@ pub struct Mapping {
     pub start: u64,
     pub end: u64,
     pub file: FileKey,
+}
+
+impl Mapping {
+    /// Any of those that a process has.
+    pub const UNKNOWN: Self = Self { start: 0, end: 0, file: FileKey { inode: 0, device: 0, generation: 0 } };
 }
 
 impl<'a> Event<'a> {
@@ -195,6 +209,8 @@ impl<'a> Event<'a> {
                 },
                 waits: header.flags & FLAG_WAITS != 0,
             },
+            KIND_CGROUP_MADE => Event::CgroupMade { path: payload },
+            KIND_CGROUP_MOVE => Event::CgroupMove { pid: header.tgid },
             _ => return None,
         };
         Some((event, header.time))
