@@ -1,8 +1,6 @@
 //! cgroups that are made, and processes that move between them: user space labels new cgroups before anything in them has run.
 
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_kernel_str, macros::tracepoint, programs::TracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::tracepoint, programs::TracePointContext};
 use monitor_common::{CGROUP_PATH, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, NO_TASK, Record};
 
 use crate::{

@@ -144,8 +144,7 @@ impl Config {
         let mut last = path.to_path_buf();
         let own = (named.is_some() || path.exists()).then(|| path.to_path_buf());
         for path in own.into_iter().chain(more(path)?) {
-            let text =
-                fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
             // Alone first: an error then has its line.
             Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.clone(), what })?;
             let table = text.parse().map_err(|error: toml::de::Error| ConfigError::Invalid {
@@ -155,9 +154,10 @@ impl Config {
             merge(&mut all, table);
             last = path;
         }
-        let config: Self = all
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Invalid { path: last.clone(), what: error.message().into() })?;
+        let config: Self = all.try_into().map_err(|error: toml::de::Error| ConfigError::Invalid {
+            path: last.clone(),
+            what: error.message().into(),
+        })?;
         config.check().map_err(|what| ConfigError::Invalid { path: last, what })?;
         Ok(config)
     }
@@ -253,7 +253,8 @@ fn more(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(read)?,
     };
-    let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(read)?;
+    let mut files =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(read)?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     Ok(files)
@@ -290,7 +291,10 @@ mod tests {
             fs::write(path, text).expect("a file");
         };
         let rule = |task: &str| format!("[[rule]]\nunit = \"x.service\"\ntask = \"{task}\"\n");
-        write("tollgate.toml", &format!("[budget]\ntotal = \"1\"\nhour = \"0.5\"\nwarn_percent = [50]\n{}", rule("one")));
+        write(
+            "tollgate.toml",
+            &format!("[budget]\ntotal = \"1\"\nhour = \"0.5\"\nwarn_percent = [50]\n{}", rule("one")),
+        );
         write("conf.d/20.toml", &format!("[budget]\ntotal = \"3\"\n{}", rule("three")));
         write("conf.d/10.toml", &format!("[budget]\ntotal = \"2\"\nwarn_percent = [80]\n{}", rule("two")));
         write("conf.d/not-one.toml.bak", "nonsense");
@@ -315,7 +319,10 @@ mod tests {
         let parse = |text: &str| Config::parse(text).expect(text);
         let now = parse("");
         assert!(now.needs_restart(&parse("[budget]\ntotal = \"1\"\n[[rule]]\nunit = \"a\"\ntask = \"a\"")).is_empty());
-        assert_eq!(now.needs_restart(&parse("[kernel]\nring_mib = 8\n[daemon]\ntime_zone = \"UTC\"")), ["daemon", "kernel"]);
+        assert_eq!(
+            now.needs_restart(&parse("[kernel]\nring_mib = 8\n[daemon]\ntime_zone = \"UTC\"")),
+            ["daemon", "kernel"]
+        );
     }
 
     #[test]

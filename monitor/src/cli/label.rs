@@ -100,13 +100,22 @@ impl Labels {
             return print(&serde_json::to_string_pretty(&labels)?);
         }
         if labels.is_empty() {
-            return print("no cgroup is labelled; label one with `tollgate label CGROUP --task NAME --budget total=USD`");
+            return print(
+                "no cgroup is labelled; label one with `tollgate label CGROUP --task NAME --budget total=USD`",
+            );
         }
         let mut table = Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(["CGROUP", "TASK", "PART OF", "STATE", "BUDGET", "BY"]);
         for label in &labels {
-            table.add_row([label.cgroup.clone(), label.task.to_string(), part_of(label), label.state.clone(), budget(label), label.by.clone()]);
+            table.add_row([
+                label.cgroup.clone(),
+                label.task.to_string(),
+                part_of(label),
+                label.state.clone(),
+                budget(label),
+                label.by.clone(),
+            ]);
         }
         print(&table.trim_fmt())
     }
@@ -119,7 +128,13 @@ fn part_of(label: &LabelStatus) -> String {
 
 fn budget(label: &LabelStatus) -> String {
     let budget = &label.budget;
-    let caps = [("total", budget.total), ("hour", budget.hour), ("day", budget.day), ("week", budget.week), ("month", budget.month)];
+    let caps = [
+        ("total", budget.total),
+        ("hour", budget.hour),
+        ("day", budget.day),
+        ("week", budget.week),
+        ("month", budget.month),
+    ];
     let caps = caps.into_iter().filter_map(|(name, cap)| Some(format!("{name} ${}", cap?)));
     let text = caps.collect::<Vec<_>>().join(", ");
     if text.is_empty() { "none".into() } else { text }

@@ -65,7 +65,12 @@ mod tests {
         assert_eq!(label_of(path), Ok(None));
         let mut budget = crate::budget::Settings::default();
         budget.set("total=2").expect("a budget");
-        let said = Said { task: "t7".parse().expect("a name"), tenant: Some("acme".parse().expect("a name")), workflow: None, budget };
+        let said = Said {
+            task: "t7".parse().expect("a name"),
+            tenant: Some("acme".parse().expect("a name")),
+            workflow: None,
+            budget,
+        };
         if !nix::unistd::geteuid().is_root() {
             assert!(write_label(path, Some(&said)).is_err());
             return;

@@ -72,7 +72,8 @@ impl Hierarchy {
     pub fn find(&self, named: &str) -> Result<String, CgroupError> {
         let unknown = || CgroupError::Unknown(named.to_owned());
         if named.contains('/') {
-            let below = Path::new(named).strip_prefix(&self.root).map_or(named, |path| path.to_str().unwrap_or_default());
+            let below =
+                Path::new(named).strip_prefix(&self.root).map_or(named, |path| path.to_str().unwrap_or_default());
             let parts: Vec<_> = below.split('/').filter(|part| !part.is_empty()).collect();
             let path = format!("/{}", parts.join("/"));
             let is_one = !parts.is_empty()

@@ -3,19 +3,13 @@
 use std::sync::Arc;
 
 use super::state::{Engine, Given, TaskState};
-use crate::{
-    books::Tables,
-    budget::AccountId,
-    config::Config,
-    task::AccountName,
-};
+use crate::{books::Tables, budget::AccountId, config::Config, task::AccountName};
 
 impl Engine {
     /// What a valid configuration says holds from now on: for accounts that are open, too, as far as nobody has said otherwise of them.
     pub fn configure(&mut self, config: &Config) {
         self.budget = config.budget.clone();
-        self.configured =
-            config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect();
+        self.configured = config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect();
         self.tools = Arc::new(config.tools());
         self.prices = Tables::of(config.state_dir()).book(&config.price);
         self.rules = config.rules();

@@ -296,7 +296,8 @@ impl Engine {
     /// A name for another cgroup of a task.
     fn part_of(&self, id: &TaskId, path: &str) -> Result<TaskId, CommandError> {
         let own = path.rsplit('/').next().unwrap_or_default();
-        let own: String = own.chars().map(|c| if c.is_ascii_alphanumeric() || "-_:@+.".contains(c) { c } else { '_' }).collect();
+        let own: String =
+            own.chars().map(|c| if c.is_ascii_alphanumeric() || "-_:@+.".contains(c) { c } else { '_' }).collect();
         let is_free = |id: &TaskId| {
             self.slots.get(id).and_then(|slot| self.tasks.get(slot)).is_none_or(|task| task.state.is_over())
         };
@@ -395,14 +396,20 @@ impl Engine {
     /// The innermost task whose cgroup this one is or lies in.
     fn task_above(&self, path: &str) -> Option<Slot> {
         let directory: PathBuf = self.hierarchy.directory(path);
-        let around = self.tasks.iter().filter(|(_, task)| self.holds(task) && directory.starts_with(task.cgroup.path()));
+        let around = self
+            .tasks
+            .iter()
+            // Another cgroup may have the path of one that is gone.
+            .filter(|(_, task)| directory.starts_with(task.cgroup.path()) && self.holds(task) && task.cgroup.exists());
         around.max_by_key(|(_, task)| task.cgroup.path().as_os_str().len()).map(|(slot, _)| *slot)
     }
 
     fn task_below(&self, path: &str) -> Option<TaskId> {
         let directory = self.hierarchy.directory(path);
         let below = |task: &&Task| {
-            !task.state.is_over() && task.cgroup.path().starts_with(&directory) && fs::metadata(task.cgroup.path()).is_ok()
+            !task.state.is_over()
+                && task.cgroup.path().starts_with(&directory)
+                && fs::metadata(task.cgroup.path()).is_ok()
         };
         self.tasks.values().find(below).map(|task| task.id.clone())
     }

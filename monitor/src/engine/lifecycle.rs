@@ -331,8 +331,9 @@ impl Engine {
     pub fn sweep(&mut self) {
         self.sweep_leaving();
         let now = Instant::now();
-        let running =
-            |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && (task.was_entered || task.given.is_some())).then_some(*slot);
+        let running = |(slot, task): (&Slot, &Task)| {
+            (task.state == TaskState::Running && (task.was_entered || task.given.is_some())).then_some(*slot)
+        };
         let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();
         self.count_cpu_of_all(&slots, now.duration_since(self.reconciled) >= RECONCILE);
         for slot in slots {

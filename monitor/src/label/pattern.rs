@@ -176,7 +176,10 @@ mod tests {
         assert_eq!(fill("t-{team}-{id}").as_deref(), Some("t-red-ish-a_b"));
         assert_eq!(fill("{absent}"), None);
         assert_eq!(fill("plain").as_deref(), Some("plain"));
-        assert_eq!(Template::new("{a}x").expect("a template").fill(|_| Some("y".repeat(500))).expect("a name").as_str().len(), 128);
+        assert_eq!(
+            Template::new("{a}x").expect("a template").fill(|_| Some("y".repeat(500))).expect("a name").as_str().len(),
+            128
+        );
     }
 
     #[test]
@@ -189,7 +192,9 @@ mod tests {
 
     #[test]
     fn escapes_that_are_none_stay() {
-        for (escaped, plain) in [("a\\x2db", "a-b"), ("\\x", "\\x"), ("\\xzz", "\\xzz"), ("\\xff", "\\xff"), ("é\\x2", "é\\x2")] {
+        for (escaped, plain) in
+            [("a\\x2db", "a-b"), ("\\x", "\\x"), ("\\xzz", "\\xzz"), ("\\xff", "\\xff"), ("é\\x2", "é\\x2")]
+        {
             assert_eq!(super::unescape(escaped), plain);
         }
     }

@@ -106,11 +106,7 @@ mod tests {
             (format!("/docker/{ID}"), "docker", None),
             (format!("/system.slice/docker-{ID}.scope"), "docker", None),
             (format!("/machine.slice/libpod-{ID}.scope"), "podman", None),
-            (
-                format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
-                "podman",
-                None,
-            ),
+            (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"), "podman", None),
             (format!("/libpod_parent/libpod-{ID}"), "podman", None),
             (format!("/system.slice/nerdctl-{ID}.scope"), "containerd", None),
             (format!("/default/{ID}"), "containerd", None),

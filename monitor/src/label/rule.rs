@@ -69,7 +69,8 @@ impl Rules {
     /// # Errors
     /// When one of them makes no sense; which, and what.
     pub fn new(rules: &[Rule]) -> Result<Self, InvalidRule> {
-        let ready = rules.iter().zip(1..).map(|(rule, number)| Ready::new(rule).map_err(|what| InvalidRule { number, what }));
+        let ready =
+            rules.iter().zip(1..).map(|(rule, number)| Ready::new(rule).map_err(|what| InvalidRule { number, what }));
         ready.collect::<Result<_, _>>().map(Self)
     }
 
@@ -181,7 +182,8 @@ mod tests {
     fn found(text: &str, path: &str) -> Option<(usize, String)> {
         let found = Rules::new(&rules(text)).expect(text).find(path);
         found.map(|(number, said)| {
-            let labels = [said.tenant, said.workflow].map(|label| label.map_or_else(String::new, |label| format!(" {label}")));
+            let labels =
+                [said.tenant, said.workflow].map(|label| label.map_or_else(String::new, |label| format!(" {label}")));
             (number, format!("{}{}", said.task, labels.concat()))
         })
     }

@@ -7,6 +7,7 @@ mod cap;
 mod concurrency;
 mod counts;
 mod holds;
+mod labels;
 mod ladder;
 mod matrix;
 mod metering;
