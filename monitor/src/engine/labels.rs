@@ -315,11 +315,18 @@ impl Engine {
     fn past(&self, name: &AccountName, labels: &Labels) -> Result<(Past, Vec<Past>), LedgerError> {
         self.ledger.flush_within(FLUSH);
         let ledger = Reader::open(&self.ledger_path)?;
-        let past = Past { account: name.clone(), charges: ledger.charges_of(name)?, orders: Vec::new() };
+        let past = Past {
+            account: name.clone(),
+            charges: ledger.charges_of(name)?,
+            orders: Vec::new(),
+            tasks: Vec::new(),
+            trouble: ledger.standing_trouble(name)?,
+        };
         let closed = labels.above().into_iter().filter(|name| self.account(name).is_none());
         let above = closed.filter(|name| !matches!(name, AccountName::Task(_))).map(|account| {
             let (charges, orders) = (ledger.charges_of(&account)?, ledger.orders(&account)?);
-            Ok(Past { account, charges, orders })
+            let (tasks, trouble) = (ledger.task_costs(&account)?, ledger.standing_trouble(&account)?);
+            Ok(Past { account, charges, orders, tasks, trouble })
         });
         Ok((past, above.collect::<Result<_, LedgerError>>()?))
     }
