@@ -51,7 +51,7 @@ pub fn assemble(output: &Path, version: Option<&str>) -> Result<PathBuf> {
     let mut deb = Command::new(tool);
     // `cargo deb` by its own name: it needs no place on the `PATH`.
     deb.arg("deb").current_dir(crate::root()).env("CARGO_TARGET_DIR", target_dir()?);
-    deb.args(["--no-build", "--quiet", "--package", "monitor", "--compress-type", "gz", "--output"]).arg(output);
+    deb.args(["--no-build", "--quiet", "--package", "monitor", "--fast", "--output"]).arg(output);
     deb.args(version.map(|version| format!("--deb-version={version}")));
     let said = command::output(&mut deb)?;
     let path = said.lines().rev().find(|line| line.ends_with(".deb")).map(|line| PathBuf::from(line.trim()));
