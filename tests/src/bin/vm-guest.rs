@@ -94,14 +94,17 @@ impl Guest {
         self.check("the_hardening_is_scored", |_| {
             let said = ok(&["systemd-analyze", "--no-pager", "security", "tollgate.service"])?;
             let score = said.lines().rev().find(|line| line.contains("exposure level")).unwrap_or_default().to_owned();
-            let level = score.split(':').next_back().and_then(|rest| rest.split_whitespace().next());
+            let level = score.split("service:").next_back().and_then(|rest| rest.split_whitespace().next());
             let level: f64 = level.and_then(|level| level.parse().ok()).ok_or(said)?;
             wanted(level < 5.0, &score)?;
             Ok(format!("{level}"))
         });
         self.check("the_configuration_that_is_installed_is_valid_and_documented", |_| {
             ok(&["tollgate", "config", "check"])?;
-            wanted(Path::new("/usr/share/man/man1/tollgate.1.gz").exists(), "no man page")?;
+            wanted(
+                ["tollgate.1", "tollgate.1.gz"].iter().any(|page| Path::new("/usr/share/man/man1").join(page).exists()),
+                "no man page",
+            )?;
             wanted(Path::new("/usr/share/bash-completion/completions/tollgate").exists(), "no completions")?;
             Ok(String::new())
         });
