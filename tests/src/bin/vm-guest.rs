@@ -94,7 +94,7 @@ impl Guest {
         self.check("the_hardening_is_scored", |_| {
             let said = ok(&["systemd-analyze", "--no-pager", "security", "tollgate.service"])?;
             let score = said.lines().rev().find(|line| line.contains("exposure level")).unwrap_or_default().to_owned();
-            let level = score.split("service:").next_back().and_then(|rest| rest.split_whitespace().next());
+            let level = score.rsplit_once("service:").and_then(|(_, rest)| rest.split_whitespace().next());
             let level: f64 = level.and_then(|level| level.parse().ok()).ok_or(said)?;
             wanted(level < 5.0, &score)?;
             Ok(format!("{level}"))
