@@ -70,7 +70,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Warn,
         Self::Kill,
         Self::Killed,
@@ -91,6 +91,7 @@ impl Kind {
         Self::Order,
         Self::Incident,
         Self::EffectFailed,
+        Self::AuditHead,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -312,6 +313,7 @@ mod tests {
             Kind::Order => 17,
             Kind::Incident => 18,
             Kind::EffectFailed => 19,
+            Kind::AuditHead => 20,
         }
     }
 
