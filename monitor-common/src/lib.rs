@@ -3,6 +3,10 @@
 //! **Invariant:** `no_std`, plain `#[repr(C)]` data without padding bytes, and no logic.
 #![no_std]
 
+mod coverage;
+
+pub use coverage::*;
+
 /// Tasks that can be gated at the same time. [`Gate`]s live in an array of this size; slot 0 is never given out.
 pub const MAX_TASKS: u32 = 4096;
 /// Slot of a process that is known to belong to no task.
@@ -125,6 +129,10 @@ pub struct Connection {
     pub received: u64,
     /// Requests that start before this offset of what was sent have taken their credit: a retried write does not take a second one.
     pub credited_to: u64,
+    /// Plaintext bytes written so far, whatever they are.
+    pub written: u64,
+    /// Those before this offset count as what leaves on sockets soon: a retried write does not count twice.
+    pub expected_to: u64,
     /// How far what was sent has been followed.
     pub walk: Walk,
     /// One of the `VERDICT_*` states.
@@ -184,6 +192,57 @@ pub const KIND_MAPPED: u8 = 7;
 pub const KIND_CGROUP_MADE: u8 = 16;
 /// A process was moved into the cgroup at the path in the payload.
 pub const KIND_CGROUP_MOVE: u8 = 17;
+/// The beginning of what a socket of a task sends.
+pub const KIND_HELLO: u8 = 8;
+/// Something about a socket of a task: a [`Socket`] follows.
+pub const KIND_TRAFFIC: u8 = 9;
+
+/// A process of a task reaches for something that is not its task's: the number of the system call is in `object`, its arguments where each
+/// `REACH_*` says.
+pub const KIND_REACH: u8 = 20;
+
+/// [`KIND_REACH`], in `wanted`. A process that was stopped sends all the same: somebody else woke it.
+pub const REACH_WOKEN: u32 = 0;
+/// `ptrace`: attaches to the process in `offset`.
+pub const REACH_TRACE: u32 = 1;
+/// `process_vm_writev`: writes into the process in `offset`.
+pub const REACH_WRITE: u32 = 2;
+/// `pidfd_getfd`: takes a descriptor of the process behind the descriptor in `offset`.
+pub const REACH_TAKE: u32 = 3;
+/// `bpf`: asks for, or changes, what others have loaded; the command is in `offset`.
+pub const REACH_BPF: u32 = 4;
+/// `connect` to a Unix socket; the payload is its address.
+pub const REACH_UNIX: u32 = 5;
+/// `kill` and its like: the signal in `connection_born` goes to the daemon.
+pub const REACH_DAEMON: u32 = 6;
+/// `sendmsg`: hands a socket to the process in `offset`; in `connection_born` is the cookie of a TCP socket, or 0.
+pub const REACH_HAND: u32 = 7;
+
+/// `setsockopt`: has the kernel encrypt what it sends on a socket (kTLS).
+pub const REACH_KTLS: u32 = 8;
+/// `mprotect`: makes code of a file writable.
+pub const REACH_TEXT: u32 = 9;
+
+/// When a process was last stopped, at the gate or for code that it mapped. It may run once user space has let it go after that.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// Boot-clock nanoseconds.
+    pub since: u64,
+    /// The thread that was stopped first.
+    pub tid: u32,
+    pub slot: u32,
+}
+
+/// A socket on which a process sent that should have been stopped: nothing leaves it before the process is let go.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// [`Stop::since`] of the process.
+    pub since: u64,
+    pub tgid: u32,
+    pub slot: u32,
+}
 
 /// [`KIND_DATA`]: bytes the process wrote / read.
 pub const FLAG_SENT: u8 = 1;
@@ -268,6 +327,8 @@ pub struct Counters {
     pub unreadable_buffers: u64,
     /// Bytes in which no request could be looked for: a write of more frames than are followed.
     pub unwalked_bytes: u64,
+    /// TLS connections of tasks in which records can no longer be told apart: their bytes are counted, their coverage is not.
+    pub unwalked_sockets: u64,
     /// Entries that found no room in a map.
     pub map_full: u64,
     /// Signals that could not be sent.
@@ -280,7 +341,9 @@ pub struct Counters {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Connection, ConnectionKey, Counters, FileKey, Gate, Process};
+    use super::{
+        Connection, ConnectionKey, Counters, Destination, FileKey, Gate, Process, Readable, Socket, Stop, Waiting,
+    };
 
     // SAFETY: `repr(C)`, only integers, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for Gate {}
@@ -294,4 +357,14 @@ mod user {
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FileKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Stop {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Waiting {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Socket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Readable {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Destination {}
 }

@@ -17,6 +17,7 @@ use monitor_common::{
 };
 
 use crate::{
+    coverage,
     gate::refuse_if_shut,
     layout::Layout,
     maps::{CALLS, CONNECTIONS, Call, PROCESSES, count},
@@ -128,6 +129,7 @@ fn seals(call: &mut Call, kind: Kind, process: &Process) {
             count(|c| c.map_full += 1);
         }
     }
+    coverage::writes(connection, call.len);
     begin_requests(call, connection);
     // Encryption is in place: at the return, the plaintext is gone.
     commit(call, call.len);

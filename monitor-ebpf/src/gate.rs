@@ -5,7 +5,10 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 use aya_ebpf::helpers::generated::bpf_send_signal_thread;
 use monitor_common::{FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_SIGNAL_FAILED, GATE_OPEN, GATE_SHUT, Gate};
 
-use crate::maps::{GATES, count};
+use crate::{
+    maps::{GATES, count},
+    waits,
+};
 
 /// Signal numbers of every architecture that the programs run on.
 const SIGKILL: u32 = 9;
@@ -60,7 +63,7 @@ pub fn hold_body(slot: u32) -> u8 {
     // SAFETY: a live map value.
     unsafe { fetch_add(&raw mut (*gate).held, 1) };
     let flags = FLAG_HELD | FLAG_BODY;
-    if send(gate, SIGSTOP) { flags } else { flags | FLAG_SIGNAL_FAILED }
+    if stop(gate, slot) { flags } else { flags | FLAG_SIGNAL_FAILED }
 }
 
 /// Takes a credit for each of `starts` requests, or stops the process in front of all of them; returns the flags for the start record.
@@ -81,7 +84,7 @@ pub fn take_credits(slot: u32, starts: u32) -> u8 {
     unsafe { fetch_add(credits, wanted) };
     // SAFETY: as above.
     unsafe { fetch_add(&raw mut (*gate).held, 1) };
-    if send(gate, SIGSTOP) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }
+    if stop(gate, slot) { FLAG_HELD } else { FLAG_HELD | FLAG_SIGNAL_FAILED }
 }
 
 /// Sends a signal that ends or stops the current process; it is delivered before this thread runs anything more.
@@ -92,6 +95,16 @@ pub fn take_credits(slot: u32, starts: u32) -> u8 {
 pub fn signal(signal: u32) -> bool {
     // SAFETY: plain arguments.
     unsafe { bpf_send_signal_thread(signal) == 0 }
+}
+
+/// Stops the current process, and writes down that it should be standing still.
+#[inline(always)]
+fn stop(gate: *mut Gate, slot: u32) -> bool {
+    let done = send(gate, SIGSTOP);
+    if done {
+        waits::stopped(slot);
+    }
+    done
 }
 
 #[inline(always)]

@@ -13,15 +13,19 @@
 mod aead;
 mod cgroups;
 mod connect;
+mod coverage;
 mod gate;
+mod http1;
 mod layout;
 mod mapping;
 mod maps;
 mod process;
+mod reach;
 mod record;
 mod requests;
 mod sockets;
 mod tls;
+mod waits;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -13,13 +13,15 @@ use aya_ebpf::{
     macros::tracepoint,
     programs::TracePointContext,
 };
-use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TASK};
+use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TASK, REACH_TEXT};
 
 use crate::{
     gate::{self, SIGSTOP},
     maps::{FILES, count},
     process::{current, field, known},
+    reach,
     record::{emit, header},
+    waits,
 };
 
 /// Offsets of members of kernel structs, set by user space at load from the kernel's own BTF.
@@ -60,6 +62,8 @@ static MPROTECT_PROT: u32 = 0;
 
 /// `VM_EXEC` (`linux/mm.h`) and `PROT_EXEC` (`asm-generic/mman-common.h`), which are the same.
 const EXECUTABLE: u64 = 4;
+/// `PROT_WRITE`
+const WRITABLE: u64 = 2;
 
 /// What is known of a mapping.
 struct Mapping {
@@ -106,12 +110,31 @@ unsafe extern "C" fn on_vma(_task: *mut c_void, vma: *mut c_void, context: *mut 
     0
 }
 
+/// Says so if the mapping at `address` is code of a file: who can write there can take a probe away from this process.
+#[inline(always)]
+fn opens(address: u64) {
+    let Some(process) = current() else { return };
+    let mut mapping = Mapping { start: 0, end: 0, file: FileKey::default(), will_be_executable: false, is_code: false };
+    // SAFETY: takes no arguments.
+    let task = unsafe { bpf_get_current_task_btf() };
+    // SAFETY: the callback takes exactly this context, which outlives the call.
+    let status = unsafe { bpf_find_vma(task, address, on_vma as *mut c_void, (&raw mut mapping).cast(), 0) };
+    if status == 0 && mapping.is_code {
+        reach::say(&process, REACH_TEXT, 0, 0);
+    }
+}
+
+/// The daemon's process.
+#[inline(always)]
+pub fn own_tgid() -> u32 {
+    // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
+    unsafe { core::ptr::read_volatile(&raw const OWN_TGID) }
+}
+
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
-    // SAFETY: a static set before load; volatile, so that the compiler does not fold its initial value in.
-    let own = unsafe { core::ptr::read_volatile(&raw const OWN_TGID) };
-    if current().is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own {
+    if current().is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own_tgid() {
         // Nobody pays for it: it is not probed.
         return;
     }
@@ -132,9 +155,11 @@ fn look_at(address: u64, will_be_executable: bool) {
     // ways that lead to the callback, and make the branches that only the others take unconditional.
     let process = known();
     let mut flags = 0;
-    if process.is_some() {
+    if let Some(process) = process {
         flags = FLAG_WAITS;
-        if !gate::signal(SIGSTOP) {
+        if gate::signal(SIGSTOP) {
+            waits::stopped(process.slot);
+        } else {
             count(|c| c.signal_failures += 1);
             flags |= FLAG_SIGNAL_FAILED;
         }
@@ -175,8 +200,12 @@ pub fn sys_exit_mmap(ctx: TracePointContext) -> u32 {
 /// `mprotect` begins: what was mapped as data may become code.
 #[tracepoint]
 pub fn sys_enter_mprotect(ctx: TracePointContext) -> u32 {
-    if field::<u64>(&ctx, &MPROTECT_PROT) & EXECUTABLE != 0 {
+    let protection = field::<u64>(&ctx, &MPROTECT_PROT);
+    if protection & EXECUTABLE != 0 {
         look_at(field::<u64>(&ctx, &MPROTECT_START), true);
+    }
+    if protection & WRITABLE != 0 {
+        opens(field::<u64>(&ctx, &MPROTECT_START));
     }
     0
 }

@@ -41,7 +41,7 @@ pub fn header(kind: u8, flags: u8, slot: u32) -> Header {
 /// # Safety
 /// `to` points to reserved ring memory.
 #[inline(always)]
-unsafe fn put(to: *mut Header, header: &Header) {
+pub unsafe fn put(to: *mut Header, header: &Header) {
     const WORDS: usize = size_of::<Header>() / size_of::<u64>();
     let (from, to) = (core::ptr::from_ref(header).cast::<u64>(), to.cast::<u64>());
     macro_rules! words {

@@ -1,14 +1,14 @@
 //! Where requests start in what a client writes.
 //!
-//! HTTP/1: where a write begins with a method. HTTP/2: with each `HEADERS` frame, wherever it lies; frames are followed across writes. WebSocket:
-//! with each data message. What is found here decides about credits only; user space reads the bytes properly.
+//! HTTP/1: where a write begins with a method, and wherever another one follows the body of the one before (`http1.rs`). HTTP/2: with each `HEADERS` frame,
+//! wherever it lies; frames are followed across writes. WebSocket: with each data message. What is found here decides about credits only; user space reads the bytes properly.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use monitor_common::{Connection, PROTOCOL_HTTP1, PROTOCOL_HTTP2, PROTOCOL_UNKNOWN, PROTOCOL_WEBSOCKET, Walk};
 
-use crate::maps::count;
+use crate::{http1, maps::count};
 
 /// Steps of one walk: a frame takes one for its payload and one for each byte of its header that is looked at.
 const STEPS: u32 = 16_384;
@@ -28,16 +28,19 @@ const MASK: u64 = 4;
 #[derive(Clone, Copy, Default)]
 pub struct Walker {
     pub walk: Walk,
-    buffer: u64,
-    left: u64,
+    pub buffer: u64,
+    pub left: u64,
     /// Offset in what was sent of the next byte.
-    at: u64,
+    pub at: u64,
     /// Up to here requests have their credits; after the walk, with those found in it.
     pub credited_to: u64,
     /// Requests that start and have no credit yet.
     pub starts: u32,
     /// 1: the body of a request starts whose head came in a write before.
     pub body: u32,
+    /// 1: the write could not be read.
+    pub unread: u32,
+    reserved: u32,
 }
 
 impl Walker {
@@ -46,10 +49,18 @@ impl Walker {
     pub fn follow(&mut self, connection: &Connection, buffer: u64, len: u64) {
         (self.walk, self.at, self.credited_to) = (connection.walk, connection.sent, connection.credited_to);
         (self.buffer, self.left, self.starts, self.body) = (buffer, len, 0, 0);
+        self.unread = 0;
         // What is spoken can be told at the beginning of a connection or, where that was not seen, of a write.
         let protocol = self.walk.protocol;
         if protocol == PROTOCOL_HTTP1 || (protocol == PROTOCOL_UNKNOWN && self.walk.have == 0 && len >= 8) {
-            self.begin(read_user::<u64>(buffer), len);
+            // Shorter ones hold no request line; and what lies after them may not be there.
+            let word = if len >= 8 { word_at(buffer) } else { Some(0) };
+            match word {
+                Some(word) => self.begin(word, len),
+                // What cannot be read now is there when it is sent: user space may bring memory when somebody asks for it.
+                None if self.walk.left == 0 => self.begin_unread(),
+                None => {}
+            }
         }
         if self.left == 0 {
             return;
@@ -63,34 +74,50 @@ impl Walker {
         }
     }
 
+    /// It may be a request, so it counts as one. When it has been sent it is followed again.
+    #[inline(always)]
+    fn begin_unread(&mut self) {
+        self.start(self.at);
+        (self.left, self.unread) = (0, 1);
+    }
+
     /// Looks at the first bytes of a write.
     #[inline(always)]
     fn begin(&mut self, word: u64, len: u64) {
         if starts_request(word, len) {
-            self.walk.protocol = PROTOCOL_HTTP1;
+            // Also where a body is said to go on: whoever reads it may think otherwise.
             self.start(self.at);
-            // Of HTTP/1 nothing is followed but whether a head is to have a body that has not come.
-            self.walk.have = (may_have_body(word) && read_user::<u32>(self.buffer + len - 4) == HEAD_END) as u32;
+            self.begin_http1();
+            // Whether a head is to have a body that has not come.
+            if may_have_body(word) && read_user::<u32>(self.buffer + len - 4) == HEAD_END {
+                self.walk.have |= http1::HEAD_ALONE;
+            }
         } else if self.walk.protocol == PROTOCOL_HTTP1 {
-            if self.walk.have == 1 && self.at >= self.credited_to {
+            if self.walk.have & http1::HEAD_ALONE != 0 && self.at >= self.credited_to {
                 (self.credited_to, self.body) = (self.at + 1, 1);
             }
-            self.walk.have = 0;
+            self.walk.have &= !http1::HEAD_ALONE;
+            if self.walk.have == http1::LOST && is_line_end(word as u8) {
+                self.walk.have = http1::START;
+            }
         } else if self.walk.protocol == PROTOCOL_UNKNOWN {
             if is_preface(word) {
                 self.walk.protocol = PROTOCOL_HTTP2;
                 self.walk.left = PREFACE;
+            } else if is_line_end(word as u8) {
+                self.begin_http1();
+                self.walk.have = http1::START;
             } else if is_frame(word) {
                 self.walk.protocol = PROTOCOL_HTTP2;
             }
         }
-        if matches!(self.walk.protocol, PROTOCOL_HTTP1 | PROTOCOL_UNKNOWN) {
+        if self.walk.protocol == PROTOCOL_UNKNOWN {
             self.left = 0;
         }
     }
 
     #[inline(always)]
-    fn start(&mut self, at: u64) {
+    pub fn start(&mut self, at: u64) {
         if at >= self.credited_to {
             self.credited_to = at + 1;
             self.starts += 1;
@@ -112,19 +139,24 @@ impl Walker {
     /// The beginning of a connection, in writes shorter than a method.
     #[inline(always)]
     fn first_byte(&mut self) {
+        if self.walk.have == 1 && is_line_end(self.walk.seen as u8) {
+            self.begin_http1();
+            self.walk.have = http1::START;
+            return;
+        }
         if self.walk.have < FIRST {
             return;
         }
         let word = self.walk.seen.swap_bytes();
         self.walk.have = 0;
         if starts_request(word, u64::from(FIRST)) {
-            self.walk.protocol = PROTOCOL_HTTP1;
             self.start(0);
+            self.begin_http1();
         } else if is_preface(word) {
             self.walk.protocol = PROTOCOL_HTTP2;
             self.walk.left = PREFACE - u64::from(FIRST);
         }
-        if self.walk.protocol != PROTOCOL_HTTP2 {
+        if self.walk.protocol == PROTOCOL_UNKNOWN {
             self.left = 0;
         }
     }
@@ -182,6 +214,10 @@ unsafe extern "C" fn step(_round: u32, context: *mut c_void) -> i64 {
         walker.advance(skip);
         return 0;
     }
+    if walker.walk.protocol == PROTOCOL_HTTP1 {
+        walker.http1_step();
+        return 0;
+    }
     let byte = read_user::<u8>(walker.buffer);
     walker.advance(1);
     walker.header_byte(byte);
@@ -190,11 +226,20 @@ unsafe extern "C" fn step(_round: u32, context: *mut c_void) -> i64 {
 
 impl Walker {
     #[inline(always)]
-    fn advance(&mut self, bytes: u64) {
+    pub fn advance(&mut self, bytes: u64) {
         self.buffer += bytes;
         self.left -= bytes;
         self.at += bytes;
     }
+}
+
+/// Eight bytes at an address of the current process, if they can be read.
+#[inline(always)]
+fn word_at(address: u64) -> Option<u64> {
+    let mut word = 0_u64;
+    // SAFETY: the destination has eight bytes; the helper checks the source.
+    let status = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
+    (status == 0).then_some(word)
 }
 
 /// A value at an address of the current process; zero where it cannot be read.
@@ -207,6 +252,12 @@ pub fn read_user<T: Default>(address: u64) -> T {
         count(|c| c.unreadable_buffers += 1);
     }
     value
+}
+
+/// Whether it is of an empty line, of which servers let some pass in front of a request (RFC 9112 §2.2).
+#[inline(always)]
+fn is_line_end(byte: u8) -> bool {
+    byte == b'\r' || byte == b'\n'
 }
 
 /// Whether `word`, eight bytes in memory order, begins with the first `n` bytes of `text`.

@@ -29,7 +29,7 @@ use monitor_common::{
 };
 
 use crate::{
-    aead,
+    aead, coverage,
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
@@ -37,6 +37,7 @@ use crate::{
     record::{emit, emit_bytes, header},
     requests::read_user,
     tls::{HELD_BYTES, judge, upgrade},
+    waits,
 };
 
 /// Offsets of members of kernel structs, as in `mapping.rs`.
@@ -181,6 +182,8 @@ fn begin(cookie: u64, process: &Process) {
         sent: 0,
         received: 0,
         credited_to: 0,
+        written: 0,
+        expected_to: 0,
         walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
@@ -212,16 +215,17 @@ fn connected_process() -> Option<Process> {
 #[inline(always)]
 fn connection_of(fd: u64, process: &Process) -> Option<(u64, *mut Connection)> {
     let sock = sock_of(fd);
-    let cookie = read_kernel::<u64>(sock, &SOCK_COOKIE);
+    let cookie = cookie_of(sock);
     if cookie == 0 {
         return None;
     }
     let connection = CONNECTIONS.get_ptr_mut(&key(cookie)).or_else(|| {
         // It was made before anybody followed the process, or not by it.
-        if u32::from(read_kernel::<u16>(sock, &SOCK_PROTOCOL)) != IPPROTO_TCP {
+        if !is_tcp(sock) {
             return None;
         }
         begin(cookie, process);
+        coverage::begin(cookie, process);
         CONNECTIONS.get_ptr_mut(&key(cookie))
     })?;
     Some((cookie, connection))
@@ -229,7 +233,7 @@ fn connection_of(fd: u64, process: &Process) -> Option<(u64, *mut Connection)> {
 
 /// The registers with which the current thread has entered the kernel.
 #[inline(always)]
-fn registers() -> u64 {
+pub fn registers() -> u64 {
     // SAFETY: takes no arguments.
     let task = unsafe { bpf_get_current_task_btf() };
     // SAFETY: the current task.
@@ -238,7 +242,7 @@ fn registers() -> u64 {
 
 /// The `struct sock` behind a descriptor of the current process; 0 for anything else.
 #[inline(always)]
-fn sock_of(fd: u64) -> u64 {
+pub fn sock_of(fd: u64) -> u64 {
     // SAFETY: takes no arguments.
     let task = unsafe { bpf_get_current_task_btf() } as u64;
     let table = read_kernel::<u64>(read_kernel::<u64>(task, &TASK_FILES), &FILES_TABLE);
@@ -253,6 +257,17 @@ fn sock_of(fd: u64) -> u64 {
     read_kernel::<u64>(read_kernel::<u64>(file, &FILE_PRIVATE), &SOCKET_SOCK)
 }
 
+/// The cookie of a `struct sock`; 0 where it has none yet.
+#[inline(always)]
+pub fn cookie_of(sock: u64) -> u64 {
+    read_kernel::<u64>(sock, &SOCK_COOKIE)
+}
+
+#[inline(always)]
+pub fn is_tcp(sock: u64) -> bool {
+    u32::from(read_kernel::<u16>(sock, &SOCK_PROTOCOL)) == IPPROTO_TCP
+}
+
 /// Eight bytes of kernel memory; 0 where they cannot be read.
 #[inline(always)]
 fn kernel_word(address: u64) -> u64 {
@@ -262,8 +277,9 @@ fn kernel_word(address: u64) -> u64 {
     if status == 0 { value } else { 0 }
 }
 
+/// An argument of the system call, by its number.
 #[inline(always)]
-fn argument(regs: u64, index: usize) -> u64 {
+pub fn argument(regs: u64, index: usize) -> u64 {
     kernel_word(regs + u64::from(abi::ARGUMENTS[index]))
 }
 
@@ -276,6 +292,7 @@ pub fn socket_enter(ctx: TracePointContext) -> u32 {
     let fd = argument(regs, 0) & 0xffff_ffff;
     let Some((cookie, connection)) = connection_of(fd, &process) else { return 0 };
     aead::sends(cookie, &process);
+    waits::sends(cookie);
     // SAFETY: a live map value; programs send on a connection from one thread at a time.
     let connection = unsafe { &mut *connection };
     if connection.verdict == VERDICT_IGNORE {
@@ -394,7 +411,7 @@ fn begin_requests(scratch: &mut Scratch, connection: &mut Connection) {
 
 /// From now on no data of the socket leaves.
 #[inline(always)]
-fn hold(cookie: u64, slot: u32) -> bool {
+pub fn hold(cookie: u64, slot: u32) -> bool {
     let done = HELD_SOCKETS.insert(&cookie, &slot, 0).is_ok();
     if !done {
         count(|c| c.map_full += 1);
@@ -520,6 +537,8 @@ pub fn socket_state(ctx: RawTracePointContext) -> i32 {
     if state != TCP_CLOSE {
         return 0;
     }
+    waits::closed(cookie);
+    coverage::ended(cookie);
     let key = key(cookie);
     // SAFETY: the value is copied out at once.
     let Some(connection) = (unsafe { CONNECTIONS.get(&key) }).copied() else { return 0 };
@@ -543,7 +562,8 @@ pub fn hold_egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: the context of the running program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: only whether there is one.
-    if unsafe { HELD_SOCKETS.get(&cookie) }.is_none() || headers(&ctx) >= ctx.len() { PASS } else { DROP }
+    let is_held = unsafe { HELD_SOCKETS.get(&cookie) }.is_some() || waits::keeps(cookie);
+    if is_held && headers(&ctx) < ctx.len() { DROP } else { PASS }
 }
 
 /// Bytes of the IP and TCP headers; extension headers of IPv6 count as data.

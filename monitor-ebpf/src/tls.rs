@@ -14,6 +14,7 @@ use monitor_common::{
 };
 
 use crate::{
+    coverage,
     gate::{hold_body, looks, refuse_if_shut, take_credits},
     layout::{Layout, goroutine, word},
     maps::{CALLS, CONNECTIONS, Call, CallKey, PROCESSES, count},
@@ -40,7 +41,9 @@ pub fn tls_write(ctx: ProbeContext) -> u32 {
     }
     if let Some(connection) = connection(key_of(call), &process) {
         // SAFETY: a live map value; one thread at a time writes to a TLS object.
-        begin_requests(call, unsafe { &mut *connection });
+        let connection = unsafe { &mut *connection };
+        coverage::writes(connection, call.len);
+        begin_requests(call, connection);
     }
     0
 }
@@ -196,6 +199,8 @@ pub fn connection(key: ConnectionKey, process: &Process) -> Option<*mut Connecti
         sent: 0,
         received: 0,
         credited_to: 0,
+        written: 0,
+        expected_to: 0,
         walk: Walk { left: 0, seen: 0, have: 0, protocol: PROTOCOL_UNKNOWN },
         verdict: VERDICT_UNKNOWN,
         undecided: 0,
@@ -221,6 +226,9 @@ pub fn commit(call: &mut Call, len: u64) {
     let Some(connection) = connection(key_of(call), &process) else { return };
     // SAFETY: a live map value; one thread at a time uses a TLS object.
     let connection = unsafe { &mut *connection };
+    if call.sent == 1 {
+        connection.written += len;
+    }
     if connection.verdict == VERDICT_UNKNOWN {
         judge(call, len, connection);
     }
@@ -245,7 +253,7 @@ pub fn commit(call: &mut Call, len: u64) {
 /// Keeps how far what was sent has been followed. All of it was, at the entry, unless only a part was sent.
 #[inline(always)]
 fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
-    if len != call.len {
+    if len != call.len || call.walker.unread != 0 {
         call.walker.follow(connection, call.buffer, len);
     }
     connection.walk = call.walker.walk;
@@ -267,6 +275,10 @@ pub fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
             return;
         }
         sent(call, len, connection);
+        if connection.walk.protocol != PROTOCOL_UNKNOWN {
+            connection.verdict = VERDICT_HTTP;
+            return;
+        }
     }
     connection.undecided += 1;
     if connection.undecided > UNDECIDED_CALLS {

@@ -9,7 +9,8 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::{
-    budget::{Settings, SignalSettings},
+    budget::{Pattern, Settings, SignalSettings},
+    coverage::{self, Rates},
     label,
     meter::tool::{Rule, Rules},
     price::{CeilingSetting, Overrides},
@@ -36,6 +37,7 @@ pub struct Config {
     /// What counts as trouble on every account, where its budget does not say otherwise.
     pub signals: SignalSettings,
     pub cgroup: Cgroup,
+    pub coverage: CoverageKeys,
     pub kernel: Kernel,
     pub price: Price,
     /// Tools that cost, in the order in which they are looked for.
@@ -104,6 +106,16 @@ impl Kernel {
             sees_plaintext: self.plaintext,
         }
     }
+}
+
+/// What unread connections cost.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoverageKeys {
+    /// Hosts of models, by patterns, beside those of known providers and those at which calls were read: unread connections to them are charged.
+    pub hosts: Vec<String>,
+    /// For hosts at which no call was read, nor at others of their provider.
+    pub usd_per_million_bytes: Rates,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -187,6 +199,13 @@ impl Config {
         for account in &config.account {
             account.budget.budget().map_err(|error| format!("account {}: budget.{error}", account.name))?;
         }
+        for host in &config.coverage.hosts {
+            host.parse::<Pattern>().map_err(|error| format!("coverage.hosts: {error}"))?;
+        }
+        let Rates { sent, received } = config.coverage.usd_per_million_bytes;
+        if sent.is_negative() || received.is_negative() {
+            return Err("coverage.usd_per_million_bytes must not be negative".into());
+        }
         config.zone()?;
         let subtree = config.cgroup.subtree.trim_matches('/');
         if subtree.is_empty() || subtree.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
@@ -207,6 +226,17 @@ impl Config {
     pub fn zone(&self) -> Result<TimeZone, String> {
         let Some(name) = &self.daemon.time_zone else { return Ok(TimeZone::UTC) };
         TimeZone::get(name).map_err(|error| format!("daemon.time_zone: {error}"))
+    }
+
+    /// How connections are judged that may not be read.
+    pub fn coverage_settings(&self) -> coverage::Settings {
+        coverage::Settings {
+            connections: usize::try_from(self.kernel.connections).unwrap_or(usize::MAX),
+            hosts: self.coverage.hosts.iter().filter_map(|host| host.parse().ok()).collect(),
+            rates: self.coverage.usd_per_million_bytes,
+            sees_plaintext: self.kernel.plaintext,
+            ..Default::default()
+        }
     }
 
     /// What is said of an account in this file.

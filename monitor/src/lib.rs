@@ -10,6 +10,8 @@ pub mod price;
 
 pub mod pipeline;
 
+pub mod coverage;
+
 pub mod task;
 
 pub mod label;

@@ -64,6 +64,8 @@ pub struct Asked {
     pub port: Option<u16>,
     /// What a model is asked, where fingerprints are wanted.
     pub prompt: Option<Prompt>,
+    /// Host that it names, perhaps with a port.
+    pub host: Option<Box<str>>,
 }
 
 /// Tokens of an answer of which nothing is known: a page of text.
@@ -341,9 +343,9 @@ impl Steps<'_> {
 
 fn asked(prices: &PriceBook, open: &Open, at: Timestamp) -> Asked {
     let (model, tool) = (open.meter.model_requested().map(Into::into), open.meter.tool().map(Into::into));
-    let port = port(&open.url);
+    let (port, host) = (port(&open.url), authority(&open.url).map(Into::into));
     if let Some(least) = open.meter.least_tool_cost() {
-        return Asked { model, tool, least: Some(least), likely: Some(least), worst: None, port, prompt: None };
+        return Asked { model, tool, least: Some(least), likely: Some(least), worst: None, port, prompt: None, host };
     }
     let used = open.meter.running();
     let with_answer = |tokens: u64| {
@@ -360,7 +362,13 @@ fn asked(prices: &PriceBook, open: &Open, at: Timestamp) -> Asked {
         worst: most.and_then(with_answer),
         port,
         prompt: None,
+        host,
     }
+}
+
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split('/').next().filter(|authority| !authority.is_empty())
 }
 
 fn port(url: &str) -> Option<u16> {

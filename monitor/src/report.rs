@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    coverage::Share,
     engine::TaskStatus,
     ledger::{CallRow, DecisionRow, LedgerError, Reader},
     meter::{Basis, Usage},
@@ -42,6 +43,8 @@ pub struct Report {
     pub unpriced: u64,
     /// Connections and calls that could not be read.
     pub unread: u64,
+    /// How much of what it sent was read, since the daemon started; `None` for a task that the daemon does not know.
+    pub coverage: Option<Share>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,6 +129,7 @@ impl Report {
             processes: processes(ledger, task, &calls)?,
             unpriced: calls.iter().filter(|call| call.cost.is_none()).count() as u64,
             unread: live.map_or(0, |live| live.unread),
+            coverage: live.map(|live| live.coverage),
             decisions: decisions
                 .into_iter()
                 .map(|DecisionRow { at, decision, reason }| DecisionLine { at, decision, reason })

@@ -6,6 +6,7 @@
 pub mod build_tree;
 pub mod clients;
 pub mod daemon;
+pub mod escapes;
 pub mod model_server;
 pub mod reference_price;
 pub mod report;

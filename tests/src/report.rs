@@ -31,6 +31,16 @@ pub struct Report {
     pub call_list: Vec<Call>,
     pub unpriced: u64,
     pub unread: u64,
+    pub coverage: Option<Coverage>,
+}
+
+/// How much of what a task sent was read.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Coverage {
+    pub sent_bytes: u64,
+    pub read_bytes: u64,
+    pub connections: u64,
+    pub uncovered: u64,
 }
 
 /// Why a task was stopped.
@@ -73,6 +83,7 @@ pub struct Call {
     pub cost_usd: Option<String>,
     pub basis: String,
     pub price_row: Option<Value>,
+    pub note: Option<String>,
 }
 
 /// `tollgate status --json`.

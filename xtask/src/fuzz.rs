@@ -14,8 +14,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{cargo, command, root, target_dir};
 
 /// What the targets of `monitor/fuzz` are called.
-const TARGETS: [&str; 10] =
-    ["http1", "http2", "websocket", "coding", "event_stream", "sse", "form", "pipeline", "price_book", "replay"];
+const TARGETS: [&str; 11] = [
+    "http1",
+    "http2",
+    "websocket",
+    "coding",
+    "event_stream",
+    "sse",
+    "form",
+    "hello",
+    "pipeline",
+    "price_book",
+    "replay",
+];
 
 /// Counters at every edge and every comparison, as `cargo fuzz` has them; no sanitizer, for the code is safe Rust.
 const FLAGS: [&str; 7] = [

@@ -37,7 +37,7 @@ enum Xtask {
     Package(package::Args),
     /// Check the package in a Debian 12 guest with its own kernel and systemd
     Vm,
-    /// Write what the live tests of the client matrix showed into the README
+    /// Write what the live tests of the clients and of the ways out showed into README.md and ESCAPES.md
     Matrix,
     /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
     Prices(prices::Args),

@@ -17,7 +17,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 26] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -40,6 +40,7 @@ const PACKAGES: [(&str, &str); 25] = [
     ("libssl-dev", "building a client of the tests"),
     ("pkg-config", "building a client of the tests"),
     ("binutils", "stripping clients of the tests"),
+    ("bubblewrap", "a client of the tests that makes a sandbox"),
     ("mount", "tests that mount what containers do"),
     ("python3-venv", "clients of the tests, the sample agent"),
     ("util-linux", "tests that take a kernel's features away"),

@@ -36,6 +36,8 @@ pub enum Kind {
     Unpriced,
     /// Traffic that may cost could not be read.
     Unread,
+    /// A connection was found that cannot be read.
+    Uncovered,
     /// The kernel lost records, or could not send a signal.
     Lost,
     /// The daemon was gone while the task ran.
@@ -64,13 +66,21 @@ pub enum Kind {
     Incident,
     /// Something decided could not be done, and is tried again.
     EffectFailed,
+    /// A process of a task reaches for something that is not its task's.
+    Reach,
+    /// Somebody has changed what only the daemon may.
+    Tampered,
+    /// The ledger cannot be written.
+    LedgerFailed,
+    /// It can again.
+    LedgerWritten,
     /// Where the audit chain ends, for whoever wants to hold the ledger against it later.
     AuditHead,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::Warn,
         Self::Kill,
         Self::Killed,
@@ -92,6 +102,11 @@ impl Kind {
         Self::Incident,
         Self::EffectFailed,
         Self::AuditHead,
+        Self::Uncovered,
+        Self::Reach,
+        Self::Tampered,
+        Self::LedgerFailed,
+        Self::LedgerWritten,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -102,6 +117,7 @@ impl Kind {
             Self::KillFailed => "kill-failed",
             Self::Unpriced => "unpriced",
             Self::Unread => "unread",
+            Self::Uncovered => "uncovered",
             Self::Lost => "lost",
             Self::Gap => "gap",
             Self::Throttle => "throttle",
@@ -116,6 +132,10 @@ impl Kind {
             Self::Order => "order",
             Self::Incident => "incident",
             Self::EffectFailed => "effect-failed",
+            Self::Reach => "reach",
+            Self::Tampered => "tampered",
+            Self::LedgerFailed => "ledger-failed",
+            Self::LedgerWritten => "ledger-written",
             Self::AuditHead => "audit-head",
         }
     }
@@ -127,6 +147,7 @@ impl Kind {
             Self::Killed => "e1a94c7d35f84e6b92d07b18c6a5f033",
             Self::KillFailed => "3c86f2b09d1e4a7ab5e4f7c20d91a844",
             Self::Unpriced => "97d5a1c83e2f4b6d80fbc9e46a17d255",
+            Self::Uncovered => "a7c51f0e6d3b4e928b1f4a6ce0d97335",
             Self::Unread => "4e0b8d76c2a94f13a7d8e5b31f60c966",
             Self::Lost => "d82f6a3b97c5401e8b4a0ed7c35f1e77",
             Self::Gap => "6ba17e4dc0f8439fa2c39d58e7b40f88",
@@ -142,6 +163,10 @@ impl Kind {
             Self::Order => "6c5539afb98244a68cd8a8d5c8ffad43",
             Self::Incident => "ac5f929e593d4d429a5138ca2f1d6d19",
             Self::EffectFailed => "b52e32dda54842458184d5a468b1d2b6",
+            Self::Reach => "65f0d6f4c5194a93b9a33b0182a32e43",
+            Self::Tampered => "96c9cd8b010948f199fb6f35f46a6b87",
+            Self::LedgerFailed => "d4b69d3485ac464ca18c4da2cdc41ebd",
+            Self::LedgerWritten => "b538786d6b8e4254adf3b196efcf139a",
             Self::AuditHead => "0c8f6d5fbb7c4d3f9b1e6a1f2c7d4e9a",
         }
     }
@@ -152,15 +177,19 @@ impl Kind {
             Self::Warn | Self::Unpriced | Self::Gap | Self::Throttle | Self::Incident => Priority::Warning,
             Self::Kill
             | Self::Unread
+            | Self::Uncovered
             | Self::Lost
             | Self::Cut
             | Self::Pause
             | Self::CallCut
             | Self::Refused
-            | Self::Approval => Priority::Error,
-            Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order => Priority::Notice,
+            | Self::Approval
+            | Self::Reach => Priority::Error,
+            Self::Killed | Self::CutDone | Self::Paused | Self::Lifted | Self::Order | Self::LedgerWritten => {
+                Priority::Notice
+            }
             Self::AuditHead => Priority::Info,
-            Self::KillFailed | Self::EffectFailed => Priority::Critical,
+            Self::KillFailed | Self::EffectFailed | Self::Tampered | Self::LedgerFailed => Priority::Critical,
         }
     }
 }
@@ -314,6 +343,11 @@ mod tests {
             Kind::Incident => 18,
             Kind::EffectFailed => 19,
             Kind::AuditHead => 20,
+            Kind::Uncovered => 21,
+            Kind::Reach => 22,
+            Kind::Tampered => 23,
+            Kind::LedgerFailed => 24,
+            Kind::LedgerWritten => 25,
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use super::{GiveOrder, Problem, RemoveLabel, SetLabel, StartTask};
 use crate::{
     enforce::{CgroupError, Hierarchy},
-    engine::{AccountStatus, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
+    engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
     probe::{Fullness, Maps},
     report::Report,
@@ -52,26 +52,26 @@ struct App {
 }
 
 /// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
-    pid: u32,
+    asker: Asker,
     uid: Option<u32>,
     is_allowed: bool,
 }
 
 impl Peer {
     /// Who it is, for the audit log.
-    fn describe(self) -> String {
-        let executable = fs::read_link(format!("/proc/{}/exe", self.pid));
+    fn describe(&self) -> String {
+        let executable = fs::read_link(format!("/proc/{}/exe", self.asker.pid));
         let executable = executable.map_or_else(|_| "?".into(), |path| path.display().to_string());
         let uid = self.uid.map_or_else(|| "?".to_owned(), |uid| uid.to_string());
         // Who logged in, also behind `sudo` (proc_pid_loginuid(5)); 2³²−1 is nobody.
-        let login = fs::read_to_string(format!("/proc/{}/loginuid", self.pid)).unwrap_or_default();
+        let login = fs::read_to_string(format!("/proc/{}/loginuid", self.asker.pid)).unwrap_or_default();
         let login = match login.trim() {
             "" | "4294967295" => String::new(),
             login => format!(", logged in as {login}"),
         };
-        format!("uid {uid}{login}, process {} ({executable})", self.pid)
+        format!("uid {uid}{login}, process {} ({executable})", self.asker.pid)
     }
 }
 
@@ -81,7 +81,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
         let uid = credentials.map(|credentials| credentials.uid());
         let pid = credentials.and_then(|credentials| credentials.pid()).and_then(|pid| u32::try_from(pid).ok());
         let is_allowed = uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) && pid.is_some();
-        Self { pid: pid.unwrap_or(0), uid, is_allowed }
+        Self { asker: Asker::of(stream.io(), pid.unwrap_or(0)), uid, is_allowed }
     }
 }
 
@@ -165,7 +165,9 @@ impl IntoResponse for ApiError {
                 "unknown-task",
                 format!("there is no task {task}; `tollgate status` lists those that run"),
             ),
-            Self::Command(error @ CommandError::Inside(_)) => (StatusCode::FORBIDDEN, "forbidden", error.to_string()),
+            Self::Command(error @ (CommandError::Inside(_) | CommandError::Nobody)) => {
+                (StatusCode::FORBIDDEN, "forbidden", error.to_string())
+            }
             Self::Cgroup(error) => (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string()),
             Self::Command(error @ (CommandError::NoCgroup(_) | CommandError::NoLabel(_))) => {
                 (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string())
@@ -202,8 +204,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-fn allowed(peer: Peer) -> Result<u32, ApiError> {
-    if peer.is_allowed { Ok(peer.pid) } else { Err(ApiError::Forbidden) }
+fn allowed(peer: Peer) -> Result<Asker, ApiError> {
+    if peer.is_allowed { Ok(peer.asker) } else { Err(ApiError::Forbidden) }
 }
 
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
@@ -251,13 +253,10 @@ async fn order(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(GiveOrder { account, order }): Json<GiveOrder>,
 ) -> Answer<AccountStatus> {
-    let pid = allowed(peer)?;
     let (actor, order) = (peer.describe(), Box::new(order));
-    let ordered = app
-        .engine
-        .ask(|reply| Command::Order { peer: pid, actor, account, order, reply })
-        .await
-        .ok_or(ApiError::Gone)?;
+    let peer = allowed(peer)?;
+    let ordered =
+        app.engine.ask(|reply| Command::Order { peer, actor, account, order, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;
     ordered.map(Json).map_err(ApiError::Command)
 }
@@ -279,11 +278,12 @@ async fn label(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(SetLabel { cgroup, said }): Json<SetLabel>,
 ) -> Answer<LabelStatus> {
-    let pid = allowed(peer)?;
-    let (actor, cgroup) = (peer.describe(), find(&app, cgroup).await?);
+    let actor = peer.describe();
+    let peer = allowed(peer)?;
+    let cgroup = find(&app, cgroup).await?;
     let said = Box::new(said);
     let labelled =
-        app.engine.ask(|reply| Command::Label { peer: pid, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
+        app.engine.ask(|reply| Command::Label { peer, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;
     labelled.map(Json).map_err(ApiError::Command)
 }
@@ -293,10 +293,11 @@ async fn unlabel(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(RemoveLabel { cgroup }): Json<RemoveLabel>,
 ) -> Answer<LabelStatus> {
-    let pid = allowed(peer)?;
-    let (actor, cgroup) = (peer.describe(), find(&app, cgroup).await?);
+    let actor = peer.describe();
+    let peer = allowed(peer)?;
+    let cgroup = find(&app, cgroup).await?;
     let unlabelled =
-        app.engine.ask(|reply| Command::Unlabel { peer: pid, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
+        app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;
     unlabelled.map(Json).map_err(ApiError::Command)
 }

@@ -35,5 +35,5 @@ pub use ladder::{Action, InvalidLadder, Ladder, Rung, Trigger, WARN_PERCENTS};
 pub use limits::{Budget, Count, Limit, Limits, MoneyLimits};
 pub use reason::{Decision, Reason, Spent};
 pub use rules::{ApprovalRule, InvalidPattern, Names, Pattern, Rules, Ruling};
-pub use settings::{Approve, Holds, InvalidBudget, InvalidRung, Settings};
+pub use settings::{Approve, Holds, InvalidBudget, InvalidRung, Settings, UncoveredPolicy};
 pub use signals::{Burn, Incident, InvalidResponse, Response, SignalRules, SignalSettings, Signals, Trouble};

@@ -55,6 +55,8 @@ pub enum Reason {
     ToolNeedsApproval(Box<str>),
     #[error("a call of about ${estimate} needs approval: more than ${above}")]
     CostNeedsApproval { estimate: Money, above: Money },
+    #[error("somebody has changed the gate")]
+    Tampered,
     #[error("denied by a person")]
     Denied,
     #[error("ordered by a person")]

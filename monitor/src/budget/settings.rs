@@ -26,6 +26,19 @@ pub enum Holds {
     Off,
 }
 
+/// What is done about connections that cannot be read, from the mildest on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UncoveredPolicy {
+    /// They are said.
+    Alert,
+    /// And what they cost is estimated and charged, if it is a model provider that they go to.
+    #[default]
+    Estimate,
+    /// They are ended before they have sent anything but a handshake.
+    Deny,
+}
+
 /// How often what is expected is held in the worst case, for a call that does not say how long its answer may be.
 const UNKNOWN: u32 = 4;
 
@@ -97,6 +110,9 @@ pub struct Settings {
     /// What counts as trouble, and what is done about it.
     #[serde(skip_serializing_if = "SignalSettings::is_silent")]
     pub signal: SignalSettings,
+    /// What is done about connections that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uncovered: Option<UncoveredPolicy>,
 
     /// Models that may be called, by patterns of their names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -176,6 +192,7 @@ impl Settings {
             kill_grace_seconds: self.kill_grace_seconds.or(base.kill_grace_seconds),
             throttle_cpu_percent: self.throttle_cpu_percent.or(base.throttle_cpu_percent),
             signal: self.signal.over(&base.signal),
+            uncovered: self.uncovered.or(base.uncovered),
             // A list that is not there allows everything: of two, the one that says something counts.
             allow_models: if self.allow_models.is_empty() { &base.allow_models } else { &self.allow_models }.clone(),
             deny_models: both(&self.deny_models, &base.deny_models),

@@ -62,6 +62,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
     }
     let _lock = lock(config.state_dir())?;
+    // Whoever takes all memory should not have its meter ended for it.
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::warn!("the kernel may end this daemon when memory is short: {error}");
+    }
     serve(args, config)
 }
 
@@ -136,7 +140,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         let reload = signal(SignalKind::hangup())?;
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
-        let Loaded { probes, maps, ring, memberships, gates, looked, said } =
+        let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } =
             Probes::load(config.kernel.capacity(), config.state_dir(), &hierarchy.root()?, &hierarchy.processes())?;
         for word in said {
             tracing::info!("{word}; what it does there is not metered");
@@ -150,6 +154,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
             ring,
             memberships,
             gates: Gates::new(gates)?,
+            traffic,
             hierarchy: hierarchy.clone(),
             ledger: ledger.clone(),
             alerts: Alerts::start(ledger.audit_head())?,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 
 use super::{Socket, print, wait_for};
-use crate::{meter::Usage, report::Report, task::TaskId};
+use crate::{coverage::Share, meter::Usage, report::Report, task::TaskId};
 
 /// Show what a task did: calls, tokens, cost, how each amount is known, and why it was stopped
 #[derive(Debug, clap::Args)]
@@ -58,12 +58,32 @@ pub fn human(report: &Report, with_calls: bool) -> String {
     if report.unread > 0 {
         text.push_str(&format!("NOT COUNTED: {} connections or calls that could not be read\n", report.unread));
     }
+    if let Some(coverage) = report.coverage.as_ref().filter(|coverage| coverage.connections > 0) {
+        text.push_str(&coverage_line(coverage));
+    }
     text.push_str(&models(report));
     text.push_str(&processes(report));
     if with_calls {
         text.push_str(&calls(report));
     }
     text.trim_end().to_owned()
+}
+
+fn coverage_line(coverage: &Share) -> String {
+    let per_mille = coverage.per_mille();
+    let mut line = format!(
+        "coverage: {}.{} % of {} bytes sent over TLS were read",
+        per_mille / 10,
+        per_mille % 10,
+        coverage.sent_bytes
+    );
+    if coverage.uncovered > 0 {
+        line.push_str(&format!(
+            "; NOT READ: {} of {} connections, estimated at ${}",
+            coverage.uncovered, coverage.connections, coverage.estimated_usd
+        ));
+    }
+    line + "\n"
 }
 
 fn tokens(usage: &Usage) -> String {

@@ -50,6 +50,9 @@ pub struct Args {
     /// All settings of a budget in the configuration can be given. Can be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
+    /// What is done about connections that cannot be read: `alert`, `estimate` what they cost, or `deny` [default: estimate]
+    #[arg(long, value_parser = ["alert", "estimate", "deny"], value_name = "POLICY")]
+    uncovered: Option<String>,
     /// Business unit that pays with the task
     #[arg(long, conflicts_with = "parent")]
     tenant: Option<Label>,
@@ -77,6 +80,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut budget = Settings::default();
     for limit in &args.limit {
         budget.set(limit)?;
+    }
+    if let Some(policy) = &args.uncovered {
+        budget.set(&format!("uncovered={policy}"))?;
     }
     budget.total = args.budget.or(budget.total);
     budget.budget()?;

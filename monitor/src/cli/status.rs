@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 
 use super::{Socket, orders, print, wait_for};
-use crate::{engine::AccountStatus, probe::Fullness};
+use crate::{coverage::Share, engine::AccountStatus, probe::Fullness};
 
 /// Show what the daemon is doing: tasks, probes, losses
 #[derive(Debug, clap::Args)]
@@ -90,7 +90,7 @@ fn human(status: &Value) -> String {
     }
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["TASK", "STATE", "SPENT", "CAP", "HELD", "CALLS", "PROCESSES"]);
+    table.set_header(["TASK", "STATE", "SPENT", "CAP", "HELD", "CALLS", "PROCESSES", "COVERAGE"]);
     for task in &tasks {
         let cap = task["cap_usd"].as_str().map_or("none".to_owned(), |cap| format!("${cap}"));
         table.add_row([
@@ -101,6 +101,7 @@ fn human(status: &Value) -> String {
             format!("${}", word(&task["held_usd"])),
             task["calls"].to_string(),
             task["processes"].to_string(),
+            coverage(&task["coverage"]),
         ]);
     }
     text.push_str(&table.trim_fmt());
@@ -111,6 +112,15 @@ fn human(status: &Value) -> String {
         }
     }
     text
+}
+
+/// Share of what was sent over TLS that was read.
+fn coverage(value: &Value) -> String {
+    let share = serde_json::from_value::<Share>(value.clone()).unwrap_or_default();
+    if share.connections == 0 {
+        return "-".into();
+    }
+    format!("{}.{} %", share.per_mille() / 10, share.per_mille() % 10)
 }
 
 fn word(value: &Value) -> &str {

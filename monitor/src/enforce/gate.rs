@@ -130,6 +130,10 @@ impl Gates {
         self.state_cell(slot).compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).ok();
     }
 
+    pub fn is_shut(&self, slot: Slot) -> bool {
+        self.state_cell(slot).load(Ordering::SeqCst) == GATE_SHUT
+    }
+
     /// From the next instruction on, no write of the task leaves.
     pub fn shut(&self, slot: Slot) {
         self.state_cell(slot).store(GATE_SHUT, Ordering::SeqCst);

@@ -139,6 +139,9 @@ impl Engine {
         set.map_err(|error| CommandError::Failed(error.to_string()))?;
         self.settings.insert(account, settings);
         self.watch(account);
+        for slot in self.slots_within(account) {
+            self.apply_uncovered(slot);
+        }
         Ok(())
     }
 

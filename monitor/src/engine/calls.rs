@@ -16,7 +16,7 @@ use crate::{
     meter::{Basis, Billing, ToolAsk},
     pipeline::{Asked, Charge, Pipeline, Step},
     price::Money,
-    probe::{Admission, ConnectionId, Event, Slot, Whole},
+    probe::{Admission, ConnectionId, Event, Slot, Transport, Whole},
     wire::{Direction, ExchangeId},
 };
 
@@ -42,6 +42,9 @@ impl Engine {
                 });
             }
             Event::RequestStart { connection, slot, admission, starts, head, whole } => {
+                if connection.transport == Transport::Socket {
+                    self.coverage.is_read(connection.object, time);
+                }
                 self.on_start(connection, slot, admission, starts, head, whole);
             }
             Event::Body { connection, slot, whole } => self.on_held_body(connection, slot, whole),
@@ -55,6 +58,13 @@ impl Engine {
             Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
             Event::CgroupMade { path } => self.on_cgroup_made(path),
             Event::CgroupMove { pid } => self.on_cgroup_move(pid),
+            Event::Reached { slot, pid, reach, detail } => self.on_reached(slot, pid, reach, detail),
+            Event::Hello { cookie, slot, pid, offset, bytes, is_quic } => {
+                self.coverage.begins(cookie, slot, pid, offset, bytes, is_quic, time);
+            }
+            Event::Traffic { cookie, ref socket, is_over, is_stopped } => {
+                self.on_traffic(cookie, socket, is_over, is_stopped, time);
+            }
             Event::Exited { slot, pid } => self.leaving.push(Leaving { pid, slot, since: Instant::now() }),
         }
     }
@@ -134,8 +144,14 @@ impl Engine {
         self.with_pipeline(id, slot, at, |pipeline, out| pipeline.close(at, out));
         let Some(connection) = self.connections.remove(&id) else { return };
         // Requests that were let through and never sent, and, against a fault of ours, everything else: no hold outlives its connection.
-        for hold in connection.starts.into_iter().chain(connection.calls.into_values().map(|call| call.hold)) {
+        for hold in connection.starts {
             self.accounts.release(hold);
+        }
+        for call in connection.calls.into_values() {
+            self.accounts.release(call.hold);
+            if let Some(host) = &call.host {
+                self.coverage.answered(id.pid, host, None);
+            }
         }
         self.touched.insert(slot);
     }
@@ -206,7 +222,9 @@ impl Engine {
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.calls.insert(exchange, Call { hold, started: at, port: None, scale: None, is_recorded: false });
+            connection
+                .calls
+                .insert(exchange, Call { hold, started: at, port: None, host: None, scale: None, is_recorded: false });
         }
     }
 
@@ -217,6 +235,10 @@ impl Engine {
         };
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         (call.is_recorded, call.port) = (true, asked.port);
+        if let Some(host) = asked.host.as_ref().filter(|_| id.transport != Transport::Socket && call.host.is_none()) {
+            call.host = Some(host.clone());
+            self.coverage.asked(id.pid, host);
+        }
         let (hold, started) = (call.hold, call.started);
         self.accounts.size(hold, &estimate(asked), Timestamp::now());
         let entry = Entry::CallStarted {
@@ -252,6 +274,9 @@ impl Engine {
         };
         if charge.is_tool() && !call.is_recorded {
             self.tool_called(slot, &charge, at);
+        }
+        if let Some(host) = &call.host {
+            self.coverage.answered(id.pid, host, charge.cost.filter(|_| is_complete));
         }
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         self.touched.insert(slot);

@@ -7,14 +7,15 @@ use monitor_common::Counters;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::latency::Summary;
+use super::{asker::Asker, latency::Summary};
 use crate::{
     budget::{InvalidBudget, Settings},
     config::Config,
+    coverage::Share,
     label::Said,
     ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
-    probe::{Attached, Pid},
+    probe::Attached,
     task::{AccountName, Labels, TaskId},
 };
 
@@ -23,19 +24,19 @@ use crate::{
 pub enum Command {
     /// Opens a task, or takes up one that was known before, with this budget.
     Start {
-        peer: Pid,
+        peer: Asker,
         start: Box<Start>,
         reply: Reply<Started>,
     },
     /// Puts the asking process into the task.
     Join {
-        peer: Pid,
+        peer: Asker,
         task: TaskId,
         reply: Reply<Joined>,
     },
     /// A person decides about an account.
     Order {
-        peer: Pid,
+        peer: Asker,
         /// Who it is, for the audit log.
         actor: String,
         account: AccountName,
@@ -44,7 +45,7 @@ pub enum Command {
     },
     /// A cgroup, by its path from the root of the hierarchy, becomes a task.
     Label {
-        peer: Pid,
+        peer: Asker,
         actor: String,
         cgroup: String,
         said: Box<Said>,
@@ -52,7 +53,7 @@ pub enum Command {
     },
     /// It is none any longer.
     Unlabel {
-        peer: Pid,
+        peer: Asker,
         actor: String,
         cgroup: String,
         reply: Reply<LabelStatus>,
@@ -136,6 +137,8 @@ pub enum Order {
 pub enum CommandError {
     #[error("the asking process belongs to task {0}, which cannot administer Tollgate")]
     Inside(TaskId),
+    #[error("the asking process is gone, or in a pid namespace from which it cannot be named: nobody knows who asks")]
+    Nobody,
     #[error("there is no task {0}: open it first")]
     NoTask(TaskId),
     #[error("there is no cgroup {0}")]
@@ -262,6 +265,8 @@ pub struct TaskStatus {
     pub unpriced: u64,
     pub unread: u64,
     pub processes: usize,
+    /// How much of what it sends is read, since the daemon started.
+    pub coverage: Share,
     /// Requests that wait for a person's yes.
     pub waiting: usize,
     /// What its budget can limit beside money, by its name.

@@ -13,6 +13,7 @@ impl Engine {
         self.tools = Arc::new(config.tools());
         self.prices = Tables::of(config.state_dir()).book(&config.price);
         self.rules = config.rules();
+        self.coverage.configure(config.coverage_settings());
         let open: Vec<(AccountId, AccountName)> =
             self.by_account.iter().map(|(account, name)| (*account, name.clone())).collect();
         for (account, name) in open {

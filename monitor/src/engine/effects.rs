@@ -14,7 +14,7 @@ use crate::{
     budget::{Action, Decision, HoldId, Reason},
     enforce::{
         FreezeError, KillError, Killed, SocketsError, Which, end_connections, freeze, has_local_connections,
-        kill_process, resume, thaw,
+        kill_process, thaw,
     },
     probe::{Pid, Slot},
     task::AccountName,
@@ -52,6 +52,8 @@ pub enum Done {
     Refused(Pid, Result<usize, SocketsError>),
     /// A call was cut in mid-stream.
     CallCut(Pid, Result<usize, SocketsError>),
+    /// A connection that cannot be read was ended.
+    Denied(Pid, Result<usize, SocketsError>),
 }
 
 impl Engine {
@@ -183,7 +185,10 @@ impl Engine {
             let call = connection.calls.values().find(|call| call.hold == hold)?;
             Some((id.pid, connection.slot, call.port))
         });
-        let Some((pid, slot, port)) = found else { return };
+        let Some((pid, slot, port)) = found else {
+            self.cut_unread(hold, reason);
+            return;
+        };
         self.decide(slot, Kind::CallCut, format!("process {pid}: {reason}"));
         self.spawn(slot, "cut-call", move || {
             let ended = port.map_or(Ok(0), |port| end_connections(&[pid], Which::To(port)));
@@ -234,6 +239,7 @@ impl Engine {
                 }
             },
             Done::Refused(pid, result) => self.on_refused(slot, pid, result),
+            Done::Denied(pid, result) => self.on_denied(slot, pid, result, decided),
             Done::CallCut(pid, result) => match result {
                 Ok(0) => self.decide(
                     slot,
@@ -291,11 +297,10 @@ impl Engine {
         }
         let Some(process) = self.held.remove(&pid) else { return };
         self.release_held(&process);
-        self.drop_kept_back(process);
         match result {
             // All of its connections are dead, now or before: what it sends reaches nobody.
             Ok(ended) if ended > 0 || !has_local_connections(pid) => {
-                resume(pid);
+                self.let_go(pid, &process);
             }
             Ok(_) => {
                 kill_process(pid);
@@ -307,6 +312,7 @@ impl Engine {
                 self.decide(slot, Kind::EffectFailed, format!("{error}: process {pid} is killed instead"));
             }
         }
+        self.drop_kept_back(process);
         self.touched.insert(slot);
     }
 

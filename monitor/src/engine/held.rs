@@ -11,14 +11,14 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{calls::estimate, sockets::KeptBack, state::Engine};
+use super::{calls::estimate, clock::boot_nanoseconds, sockets::KeptBack, state::Engine};
 use crate::{
     alert::Kind,
     budget::{AccountId, Action, Answer, Ask, Consent, HoldId, Reason, Wait},
-    enforce::{Held, held_state, resume},
+    enforce::{Held, held_state},
     pipeline::{Asked, Pipeline, Step},
     price::Money,
-    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Transport, Whole, read_memory},
+    probe::{ConnectionId, Looked, Mapping, Pid, Request, Slot, Transport, Whole},
     task::AccountName,
     wire::{Direction, StreamOffset, is_secret},
 };
@@ -36,8 +36,8 @@ pub struct HeldProcess {
     pub kept_back: Vec<KeptBack>,
     /// Code that it has mapped and that is being looked at.
     mappings: Vec<Mapping>,
-    /// It was seen with all threads stopped; records from before that may still be in the ring.
-    is_stopped: bool,
+    /// When it was seen with all threads stopped, by the boot clock; records from before that may still be in the ring.
+    stopped: Option<u64>,
     since: Instant,
 }
 
@@ -92,7 +92,8 @@ impl Engine {
             // What it costs is looked at in front of its body.
             Some(Asked { likely: Some(NEXT_TO_NOTHING), worst: Some(NEXT_TO_NOTHING), ..Asked::default() })
         } else if head.len() < whole.len as usize {
-            self.asked_by(&read_memory(connection.pid, whole), connection.transport)
+            let request = self.read_held(slot, connection.pid, whole);
+            self.asked_by(&request, connection.transport)
         } else {
             self.asked_by(head, connection.transport)
         };
@@ -110,6 +111,11 @@ impl Engine {
         self.held_process(connection.pid, slot).requests.extend(requests);
     }
 
+    /// Wakes a process that was held. Of what it was stopped for since it was last seen standing still, nothing is let go.
+    pub fn let_go(&mut self, pid: Pid, process: &HeldProcess) {
+        self.wake(pid, process.stopped.unwrap_or_default());
+    }
+
     /// Whether requests of the task are looked at in front of their bodies.
     pub fn looks(&self, slot: Slot) -> bool {
         self.tasks.get(&slot).is_some_and(|task| self.accounts.looks(task.account))
@@ -124,7 +130,7 @@ impl Engine {
             request = std::mem::take(&mut connection.head);
             hold = connection.calls.values().filter(|call| !call.is_recorded).map(|call| call.hold).max();
         }
-        request.extend(read_memory(id.pid, whole));
+        request.extend(self.read_held(slot, id.pid, whole));
         let asked = self.asked_by(&request, id.transport);
         // It is asked for again, for what it really costs.
         let body_of = hold.filter(|&hold| self.accounts.withdraw(hold));
@@ -144,15 +150,18 @@ impl Engine {
     }
 
     fn held_process(&mut self, pid: Pid, slot: Slot) -> &mut HeldProcess {
-        self.held.entry(pid).or_insert_with(|| HeldProcess {
+        let process = self.held.entry(pid).or_insert_with(|| HeldProcess {
             slot,
             requests: Vec::new(),
             is_refused: false,
             kept_back: Vec::new(),
             mappings: Vec::new(),
-            is_stopped: false,
+            stopped: None,
             since: Instant::now(),
-        })
+        });
+        // Where it was stopped before, this is of a thread that was on its way, or it was woken: it has to be seen standing still again.
+        process.stopped = None;
+        process
     }
 
     /// Somebody has mapped code that must be looked at. A process of a task waits for it.
@@ -180,6 +189,7 @@ impl Engine {
                     process.mappings.remove(index);
                 }
                 let slot = self.memberships.slot_of(request.pid);
+                said.iter().for_each(|word| self.unread.note_file(word));
                 for word in said.into_iter().filter(|_| slot.is_some()) {
                     self.alert(Kind::Unread, slot, format!("process {}: {word}", request.pid));
                 }
@@ -208,7 +218,7 @@ impl Engine {
         let pids: Vec<Pid> = self.held.keys().copied().collect();
         for pid in pids {
             let Some(process) = self.held.get_mut(&pid) else { continue };
-            if process.is_stopped {
+            if process.stopped.is_some() {
                 self.answer(pid);
                 continue;
             }
@@ -217,7 +227,7 @@ impl Engine {
                 // A thread that sleeps in the kernel stops when it wakes, which may be never: then the sweep looks again.
                 Held::Stopping => is_urgent |= process.since.elapsed() < STOPS_SOON,
                 Held::Stopped => {
-                    process.is_stopped = true;
+                    process.stopped = Some(boot_nanoseconds());
                     is_urgent = true;
                 }
             }
@@ -236,7 +246,7 @@ impl Engine {
         if self.tasks.get(&slot).is_some_and(stopped_before) && process.requests.is_empty() && !process.is_refused {
             // It came into the cgroup of a task that was stopped, whose gate is shut: it may do everything but send.
             if process.mappings.is_empty() {
-                resume(pid);
+                self.let_go(pid, &process);
             } else {
                 self.held.insert(pid, process);
             }
@@ -305,9 +315,7 @@ impl Engine {
             }
         }
         self.let_sockets_send(&process);
-        if !resume(pid) {
-            tracing::debug!("process {pid} was gone before it could go on");
-        }
+        self.let_go(pid, &process);
         self.take_kept_back(process);
         self.touched.insert(slot);
     }

@@ -13,13 +13,15 @@ use jiff::Timestamp;
 use monitor_common::CGROUP_PATH;
 
 use super::{
+    asker::Asker,
+    clock::boot_nanoseconds,
     command::{CommandError, LabelStatus, Past},
     state::{Engine, Given, Task, TaskState},
 };
 use crate::{
     alert::Kind,
     budget::Settings,
-    enforce::{Cgroup, Held, held_state, label_of, resume, write_label},
+    enforce::{Cgroup, Held, held_state, label_of, write_label},
     label::Said,
     ledger::{Entry, LedgerError, Reader},
     probe::{Mapping, Pid, Slot},
@@ -90,13 +92,13 @@ impl Engine {
     }
 
     /// A person labels a cgroup.
-    pub fn label(&mut self, peer: Pid, actor: &str, path: &str, said: Said) -> Result<LabelStatus, CommandError> {
+    pub fn label(&mut self, peer: &Asker, actor: &str, path: &str, said: &Said) -> Result<LabelStatus, CommandError> {
         self.refuse_insiders(peer)?;
         said.budget.budget()?;
         let directory = self.hierarchy.directory(path);
         let before = label_of(&directory).ok().flatten();
         let slot = self.give(path, said.clone(), Given::Label)?;
-        if let Err(error) = write_label(&directory, Some(&said)) {
+        if let Err(error) = write_label(&directory, Some(said)) {
             // It holds now and would not after a restart: that is no label.
             write_label(&directory, before.as_ref()).ok();
             self.take(slot);
@@ -109,7 +111,7 @@ impl Engine {
     }
 
     /// A person takes a label away. What runs in the cgroup is no task any longer, but part of the one that it lies in.
-    pub fn unlabel(&mut self, peer: Pid, actor: &str, path: &str) -> Result<LabelStatus, CommandError> {
+    pub fn unlabel(&mut self, peer: &Asker, actor: &str, path: &str) -> Result<LabelStatus, CommandError> {
         self.refuse_insiders(peer)?;
         let directory = self.hierarchy.directory(path);
         let slot = self.task_at(path).ok_or_else(|| CommandError::NoLabel(path.into()))?;
@@ -192,12 +194,12 @@ impl Engine {
             Some((slot, _)) => self.forget_task(slot),
             None => {}
         }
-        self.open_given(id, labels, cgroup, &budget, given)
+        self.open_given(&id, labels, cgroup, &budget, given)
     }
 
     fn open_given(
         &mut self,
-        id: TaskId,
+        id: &TaskId,
         labels: Labels,
         cgroup: Cgroup,
         budget: &Settings,
@@ -216,7 +218,7 @@ impl Engine {
             budget: serde_json::to_string(&settings).unwrap_or_default(),
             at: Timestamp::now(),
         });
-        let slot = self.open_task(&id, labels, cgroup, parent, settings, &past)?;
+        let slot = self.open_task(id, labels, cgroup, parent, settings, &past)?;
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.given = Some(given);
         }
@@ -248,7 +250,7 @@ impl Engine {
             }
             let labels = Labels { tenant: said.tenant, workflow: said.workflow, parent: task.labels.parent.clone() };
             self.forget_task(slot);
-            return self.open_given(id, labels, cgroup, &said.budget, given);
+            return self.open_given(&id, labels, cgroup, &said.budget, given);
         }
         let (account, id) = (task.account, task.id.clone());
         let labels = if task.labels.parent.is_some() {
@@ -289,7 +291,7 @@ impl Engine {
             self.memberships.unlabel_cgroup(task.cgroup.id());
         }
         for pid in members.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
-            resume(pid);
+            self.wake(pid, boot_nanoseconds());
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    asker::Asker,
     clock::boot_nanoseconds,
     command::{CommandError, Joined, Past, Start, Started, TaskStatus},
     effects::{Done, Imposed},
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     alert::Kind,
     budget::{AccountId, Count, Reason, Settings, Window},
-    enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task, resume},
+    enforce::{Cgroup, Held, KillError, Killed, held_state, kill_task},
     ledger::{Entry, LedgerError, Reader},
     price::Money,
     probe::{ConnectionId, Pid, Slot, Whole},
@@ -32,7 +33,7 @@ const RECONCILE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Opens a task, or takes it up again.
-    pub fn start_task(&mut self, peer: Pid, start: Start) -> Result<Started, CommandError> {
+    pub fn start_task(&mut self, peer: &Asker, start: Start) -> Result<Started, CommandError> {
         self.refuse_insiders(peer)?;
         let Start { task: id, labels, budget, charges, above } = start;
         let name = AccountName::Task(id.clone());
@@ -80,13 +81,18 @@ impl Engine {
         Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path })
     }
 
-    pub fn refuse_insiders(&self, peer: Pid) -> Result<(), CommandError> {
+    pub fn refuse_insiders(&self, asker: &Asker) -> Result<(), CommandError> {
+        let peer = asker.pid;
         let by_membership =
             self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
         // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
         let inside = by_membership.or_else(|| self.hierarchy.task_of(peer));
         let inside = inside.or_else(|| self.labelled_task_of(peer));
-        inside.map_or(Ok(()), |task| Err(CommandError::Inside(task)))
+        if let Some(task) = inside {
+            return Err(CommandError::Inside(task));
+        }
+        // Last: what was found under its id is about it only if it has been there all the time.
+        if asker.is_there() { Ok(()) } else { Err(CommandError::Nobody) }
     }
 
     pub fn open_task(
@@ -133,11 +139,13 @@ impl Engine {
             charged: Default::default(),
             refused: None,
             said_unpriced: Default::default(),
+            reached: Default::default(),
             evidence: Default::default(),
             work,
         };
         self.tasks.insert(slot, task);
         self.slots.insert(id.clone(), slot);
+        self.apply_uncovered(slot);
         self.accounts.tick(Timestamp::now());
         // What is in force above it is in force on it.
         self.enforce(slot);
@@ -154,6 +162,7 @@ impl Engine {
 
     pub fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
+            self.coverage.forget_task(slot);
             self.slots.remove(&task.id);
             // That of one that was stopped, and whose cgroup is still there, was kept.
             self.memberships.unlabel_cgroup(task.cgroup.id());
@@ -179,8 +188,9 @@ impl Engine {
     }
 
     /// Puts a process into a task, before it executes what it is there for.
-    pub fn join_task(&mut self, peer: Pid, id: &TaskId) -> Result<Joined, CommandError> {
-        self.refuse_insiders(peer)?;
+    pub fn join_task(&mut self, asker: &Asker, id: &TaskId) -> Result<Joined, CommandError> {
+        self.refuse_insiders(asker)?;
+        let peer = asker.pid;
         let slot = *self.slots.get(id).ok_or_else(|| CommandError::NoTask(id.clone()))?;
         let task = self.tasks.get_mut(&slot).ok_or_else(|| CommandError::NoTask(id.clone()))?;
         if task.state != TaskState::Running {
@@ -282,7 +292,7 @@ impl Engine {
         }
         // A request that was held when the daemon went away waits for somebody to let it go.
         for pid in processes.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
-            resume(pid);
+            self.wake(pid, boot_nanoseconds());
         }
     }
 
@@ -339,6 +349,7 @@ impl Engine {
         for slot in slots {
             self.end_if_empty(slot);
             self.find_forgotten(slot);
+            self.find_tampering(slot);
         }
         if now.duration_since(self.reconciled) >= RECONCILE {
             self.reconciled = now;
@@ -346,6 +357,7 @@ impl Engine {
         }
         self.label_later();
         self.report_losses();
+        self.watch_ledger();
     }
 
     /// Ends of processes whose first thread ended a moment ago, and of the tasks that they were the last of.
@@ -413,6 +425,8 @@ impl Engine {
         self.forget_held(pid);
         self.close_process(pid, now);
         self.memberships.forget(pid);
+        self.traffic.forget(pid);
+        self.coverage.forget_process(pid, boot_nanoseconds());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);
         }
@@ -508,18 +522,20 @@ impl Engine {
         let losses = counters.dropped_records
             + counters.uncopied_bytes
             + counters.unwalked_bytes
+            + counters.unwalked_sockets
             + counters.unreadable_buffers
             + counters.map_full;
         if losses > self.reported_losses {
             self.reported_losses = losses;
             let message = format!(
                 "the kernel could not hand over everything: {} records dropped ({} bytes), {} bytes too many, {} buffers unreadable, {} map entries \
-                 without room; calls that were touched say `floor` or `estimated`",
+                 without room, {} TLS connections whose records could not be followed; calls that were touched say `floor` or `estimated`",
                 counters.dropped_records,
                 counters.dropped_bytes,
                 counters.uncopied_bytes + counters.unwalked_bytes,
                 counters.unreadable_buffers,
-                counters.map_full
+                counters.map_full,
+                counters.unwalked_sockets
             );
             self.alert(Kind::Lost, None, message);
         }
@@ -541,6 +557,7 @@ impl Engine {
             unpriced: task.unpriced,
             unread: task.unread,
             processes: task.tree.living().count(),
+            coverage: self.slots.get(&task.id).map(|slot| self.coverage.share(*slot)).unwrap_or_default(),
             waiting: self.slots.get(&task.id).map_or(0, |slot| self.awaiting(*slot)),
             counts: Count::ALL
                 .into_iter()

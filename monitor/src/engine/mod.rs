@@ -4,22 +4,26 @@
 //! kills) to others. It alone owns this state, so nothing waits for a lock between an event and its decision.
 
 mod accounts;
+mod asker;
 mod calls;
 mod clock;
 mod command;
 mod configure;
+mod coverage;
 mod effects;
 mod held;
 mod labels;
 mod latency;
 mod lifecycle;
 mod orders;
+mod reach;
 mod run;
 mod sockets;
 mod state;
 mod trouble;
 mod work;
 
+pub use asker::Asker;
 pub use command::{
     AccountStatus, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status, TaskStatus,
 };

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
+    asker::Asker,
     command::{AccountStatus, CommandError, Order},
     state::Engine,
 };
@@ -19,7 +20,7 @@ impl Engine {
     /// Carries out an order: it is written to the ledger before anything comes of it.
     pub fn order(
         &mut self,
-        peer: Pid,
+        peer: &Asker,
         actor: &str,
         name: &AccountName,
         order: Order,

@@ -23,11 +23,12 @@ use crate::{
     alert::Alerts,
     budget::{Accounts, MoneyLimits, Signals},
     config::Config,
+    coverage::Coverage,
     enforce::{Gates, Hierarchy},
     ledger::{Ledger, LedgerError, Reader},
     meter::Key,
     price::PriceBook,
-    probe::{Looked, Memberships, Probes, Ring},
+    probe::{Looked, Memberships, Probes, Ring, Traffic},
 };
 
 /// What the engine is made of.
@@ -36,6 +37,7 @@ pub struct Parts {
     pub ring: Ring,
     pub memberships: Memberships,
     pub gates: Gates,
+    pub traffic: Traffic,
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
@@ -66,11 +68,15 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (effects, done) = mpsc::unbounded_channel();
-    let Parts { probes, ring, memberships, gates, hierarchy, ledger: writer, alerts, prices, looked, key } = parts;
+    let Parts { probes, ring, memberships, gates, traffic, hierarchy, ledger: writer, alerts, prices, looked, key } =
+        parts;
     let mut engine = Engine {
         probes,
         memberships,
         gates,
+        traffic,
+        coverage: Coverage::new(config.coverage_settings()),
+        unread: Default::default(),
         hierarchy,
         ledger: writer,
         alerts,
@@ -103,6 +109,7 @@ pub fn start(
         latencies: Default::default(),
         deciding: 0,
         reported_losses: 0,
+        ledger_failed: false,
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
@@ -165,6 +172,7 @@ async fn run(
                 engine.decide_now();
                 engine.accounts.tick(Timestamp::now());
                 engine.sweep();
+                engine.sweep_coverage();
             }
         }
         drain(&mut engine, &mut ring);
@@ -192,23 +200,29 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
     engine.decide_now();
     // An answer that nobody waits for any more is no fault.
     match command {
-        Command::Start { peer, start, reply } => drop(reply.send(engine.start_task(peer, *start))),
+        Command::Start { peer, start, reply } => drop(reply.send(engine.start_task(&peer, *start))),
         Command::Order { peer, actor, account, order, reply } => {
-            drop(reply.send(engine.order(peer, &actor, &account, *order)));
+            drop(reply.send(engine.order(&peer, &actor, &account, *order)));
         }
-        Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(peer, &task))),
+        Command::Join { peer, task, reply } => drop(reply.send(engine.join_task(&peer, &task))),
         Command::Status { reply } => drop(reply.send(status(engine))),
         Command::Task { task, reply } => {
             let task = engine.slots.get(&task).and_then(|slot| engine.tasks.get(slot));
             drop(reply.send(task.map(|task| engine.task_status(task))));
         }
         Command::Label { peer, actor, cgroup, said, reply } => {
-            drop(reply.send(engine.label(peer, &actor, &cgroup, *said)));
+            drop(reply.send(engine.label(&peer, &actor, &cgroup, &said)));
         }
-        Command::Unlabel { peer, actor, cgroup, reply } => drop(reply.send(engine.unlabel(peer, &actor, &cgroup))),
+        Command::Unlabel { peer, actor, cgroup, reply } => drop(reply.send(engine.unlabel(&peer, &actor, &cgroup))),
         Command::Labels { reply } => drop(reply.send(engine.labels())),
-        Command::Configure { config, reply } => drop(reply.send(engine.configure(&config))),
-        Command::Ping { reply } => drop(reply.send(())),
+        Command::Configure { config, reply } => {
+            engine.configure(&config);
+            // Who asked may be gone.
+            reply.send(()).ok();
+        }
+        Command::Ping { reply } => {
+            reply.send(()).ok();
+        }
         Command::Shutdown => return true,
     }
     false

@@ -8,10 +8,13 @@ use std::{collections::HashSet, thread};
 
 use super::{held::HeldProcess, state::Engine};
 use crate::{
-    enforce::{end_sockets, send_again},
+    enforce::{end_sockets, kill_process, send_again},
     probe::{ConnectionId, Event, Pid, Slot, Transport},
     wire::{Direction, StreamOffset},
 };
+
+/// Records of a process that are kept back. One that stands still has less in its sockets.
+const MOST_KEPT_BACK: usize = 1024;
 
 /// An event that waits for a decision.
 pub struct KeptBack {
@@ -41,7 +44,9 @@ impl Engine {
     /// Keeps an event back if a request waits on its connection.
     pub fn is_kept_back(&mut self, event: &Event<'_>, time: u64) -> bool {
         let (Event::Data { connection, .. } | Event::Closed { connection }) = *event else { return false };
-        if connection.transport == Transport::Tls {
+        let is_sent = matches!(event, Event::Data { direction: Direction::Request, .. });
+        // What is sent through TLS although the request waits was sent by a process that somebody else woke. It has not left either.
+        if connection.transport == Transport::Tls && !is_sent {
             return false;
         }
         let Some(process) = self.held.get_mut(&connection.pid) else { return false };
@@ -55,6 +60,10 @@ impl Engine {
             _ => What::Closed,
         };
         process.kept_back.push(KeptBack { connection, time, what });
+        if process.kept_back.len() > MOST_KEPT_BACK {
+            // One that stands still sends nothing.
+            kill_process(connection.pid);
+        }
         true
     }
 

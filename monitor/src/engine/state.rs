@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     clock::Clock,
+    coverage::Unread,
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
     latency::Latencies,
@@ -21,13 +22,14 @@ use super::{
 use crate::{
     alert::{Alert, Alerts, Kind},
     budget::{AccountId, Accounts, Balance, HoldId, Settings, UNLIMITED, Window},
+    coverage::Coverage,
     enforce::{Cgroup, Gates, Hierarchy},
     label,
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
     price::{Money, PriceBook},
-    probe::{ConnectionId, Memberships, Pid, Probes, Slot},
+    probe::{ConnectionId, Memberships, Pid, Probes, Slot, Traffic},
     task::{AccountName, Labels, ProcessTree, TaskId},
     wire::ExchangeId,
 };
@@ -36,6 +38,9 @@ pub struct Engine {
     pub probes: Probes,
     pub memberships: Memberships,
     pub gates: Gates,
+    pub traffic: Traffic,
+    pub coverage: Coverage,
+    pub unread: Unread,
     pub hierarchy: Hierarchy,
     pub ledger: Ledger,
     pub alerts: Alerts,
@@ -75,6 +80,8 @@ pub struct Engine {
     /// When what is being dealt with was seen, by the boot clock: what is decided now, it decides.
     pub deciding: u64,
     pub reported_losses: u64,
+    /// The ledger was said not to be written.
+    pub ledger_failed: bool,
     /// When known processes were last compared with those that are there.
     pub reconciled: Instant,
 }
@@ -154,6 +161,8 @@ pub struct Task {
     pub refused: Option<(Instant, u64)>,
     /// Models that were said to have no price.
     pub said_unpriced: HashSet<String>,
+    /// What it was said to reach for outside of it.
+    pub reached: HashSet<Box<str>>,
     pub evidence: Evidence,
     pub work: Work,
 }
@@ -196,6 +205,8 @@ pub struct Call {
     pub started: Timestamp,
     /// Port that it was sent to, as far as the request tells.
     pub port: Option<u16>,
+    /// Host that it was sent to over TLS.
+    pub host: Option<Box<str>>,
     /// What it had cost when that was last counted properly, and what was thought until then.
     pub scale: Option<(Money, Money)>,
     /// It is in the ledger, as something that costs.

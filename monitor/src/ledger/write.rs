@@ -1,8 +1,13 @@
 //! The one writer, on its own thread: nobody waits for the disk but those who ask to.
 
 use std::{
-    path::Path,
-    sync::mpsc::{Receiver, Sender, channel},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::Duration,
 };
@@ -99,7 +104,12 @@ pub enum Entry {
 pub struct Ledger {
     entries: Sender<Entry>,
     head: LastHead,
+    failure: Failure,
+    file: Arc<(PathBuf, u64)>,
 }
+
+/// Why the last attempt to write failed, while it is tried again.
+type Failure = Arc<Mutex<Option<String>>>;
 
 /// Entries of one transaction: enough to make the disk's work cheap, few enough to be done soon.
 const BATCH: usize = 512;
@@ -116,15 +126,16 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let sqlite = |source| LedgerError::Sqlite { path: path.into(), source };
         let connection = schema::open(path)?;
+        let file = Arc::new((path.to_path_buf(), inode(path).unwrap_or_default()));
         let (entries, receiver) = channel();
-        let head = LastHead::default();
+        let (head, failure) = (LastHead::default(), Failure::default());
         head.set(audit::head(&connection).map_err(sqlite)?);
-        let said = head.clone();
+        let (told, said) = (head.clone(), Arc::clone(&failure));
         thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || write_all(connection, &receiver, &said))
+            .spawn(move || write_all(connection, &receiver, &told, &said))
             .map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok(Self { entries, head })
+        Ok(Self { entries, head, failure, file })
     }
 
     /// The head of the audit chain, as far as it is durable.
@@ -153,6 +164,15 @@ impl Ledger {
         }
     }
 
+    /// Why what is put cannot be kept at the moment, if it cannot.
+    pub fn failure(&self) -> Option<String> {
+        let (path, opened) = &*self.file;
+        if inode(path) != Some(*opened) {
+            return Some(format!("{} is gone, or another file", path.display()));
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until everything put so far is durable.
     pub async fn flushed(&self) {
         let (sender, receiver) = oneshot::channel();
@@ -162,15 +182,22 @@ impl Ledger {
     }
 }
 
-fn write_all(mut connection: Connection, receiver: &Receiver<Entry>, head: &LastHead) {
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|file| file.ino())
+}
+
+fn write_all(mut connection: Connection, receiver: &Receiver<Entry>, head: &LastHead, failure: &Mutex<Option<String>>) {
+    let said = |error| *failure.lock().unwrap_or_else(PoisonError::into_inner) = error;
     while let Ok(first) = receiver.recv() {
         let mut batch = vec![first];
         batch.extend(receiver.try_iter().take(BATCH - 1));
         // Nothing is dropped: while the disk is full the queue grows, and it is said again and again.
         while let Err(error) = write_batch(&mut connection, &batch) {
             tracing::error!("the ledger cannot be written ({error}); trying again");
+            said(Some(error.to_string()));
             thread::sleep(RETRY);
         }
+        said(None);
         if batch.iter().any(is_chained) {
             match audit::head(&connection) {
                 Ok(last) => head.set(last),

@@ -31,5 +31,6 @@ pub use dialect::{Part, STEPS};
 pub use estimate::{has_public_vocabulary, load_vocabularies};
 pub use exchange::{Billing, Kind, Meter, Metered};
 pub use prints::{Key, Prompt, ToolAsk};
+pub use provider::at_host as provider_at;
 pub use socket::{CallNumber, Socket};
 pub use usage::{Basis, Bucket, TokenCount, Unit, Units, Usage};

@@ -1,9 +1,11 @@
 //! Records of the ring as events.
 
 use monitor_common::{
-    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, FLAG_WAITS, FileKey,
-    Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAPPED,
-    KIND_START, NO_TASK,
+    FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
+    FLAG_SOCKET, FLAG_STOPPED, FLAG_WAITS, FileKey, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, KIND_CLOSE, KIND_DATA,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START, KIND_TRAFFIC, NO_TASK, REACH_BPF,
+    REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE,
+    Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -133,6 +135,77 @@ pub enum Event<'a> {
     CgroupMove {
         pid: Pid,
     },
+    /// A process reaches for what is not its task's; `detail` is the address of a Unix socket.
+    Reached {
+        slot: Slot,
+        pid: Pid,
+        reach: Reach,
+        detail: &'a [u8],
+    },
+    /// A piece of the beginning of what a socket sends, whoever encrypted it; of QUIC, a datagram.
+    Hello {
+        cookie: u64,
+        slot: Slot,
+        pid: Pid,
+        /// Of its first byte, from the beginning.
+        offset: u64,
+        bytes: &'a [u8],
+        is_quic: bool,
+    },
+    /// What has passed on a socket by now.
+    Traffic {
+        cookie: u64,
+        socket: Socket,
+        is_over: bool,
+        /// It sends what cannot be read, and is kept from it.
+        is_stopped: bool,
+    },
+}
+
+/// What a process of a task does to have others act for it, or to get at the daemon. Process ids and descriptors are those of its own namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// It was stopped, and somebody else has woken it: it sends.
+    Woken,
+    /// It attaches to a process as a debugger does.
+    Trace { target: Pid },
+    /// It writes into the memory of a process.
+    Write { target: Pid },
+    /// It takes a descriptor of the process behind this one.
+    Take { pidfd: u32 },
+    /// It asks for eBPF objects of others, or changes them.
+    Bpf { command: u32 },
+    /// It has the kernel encrypt what it sends.
+    KernelTls,
+    /// It makes code of a file writable.
+    Code,
+    /// It connects to a Unix socket.
+    Unix,
+    /// It sends this signal to the daemon.
+    Daemon { signal: u32 },
+    /// It hands a socket to a process that is in another task or none; `receiver` is 0 where the kernel does not say whom. A TCP connection sends
+    /// nothing from now on.
+    Hand { receiver: Pid, is_connection: bool },
+}
+
+impl Reach {
+    fn of(header: &Header) -> Option<Self> {
+        let object = u32::try_from(header.offset).unwrap_or_default();
+        let detail = u32::try_from(header.connection_born).unwrap_or(u32::MAX);
+        Some(match header.wanted {
+            REACH_WOKEN => Self::Woken,
+            REACH_TRACE => Self::Trace { target: object },
+            REACH_WRITE => Self::Write { target: object },
+            REACH_TAKE => Self::Take { pidfd: object },
+            REACH_BPF => Self::Bpf { command: object },
+            REACH_UNIX => Self::Unix,
+            REACH_DAEMON => Self::Daemon { signal: detail },
+            REACH_KTLS => Self::KernelTls,
+            REACH_TEXT => Self::Code,
+            REACH_HAND => Self::Hand { receiver: object, is_connection: detail != 0 },
+            _ => return None,
+        })
+    }
 }
 
 /// Code of a file in an address space. All zero where the kernel could not tell.
@@ -194,6 +267,20 @@ impl<'a> Event<'a> {
                 Event::Forked { slot, parent: u32::try_from(header.object).unwrap_or_default(), child: header.tgid }
             }
             KIND_EXEC => Event::Executed { slot, pid: header.tgid, path: payload },
+            KIND_HELLO => Event::Hello {
+                cookie: header.object,
+                slot,
+                pid: header.tgid,
+                offset: header.offset,
+                bytes: payload,
+                is_quic: header.flags & FLAG_QUIC != 0,
+            },
+            KIND_TRAFFIC => Event::Traffic {
+                cookie: header.object,
+                socket: socket(payload)?,
+                is_over: header.flags & FLAG_OVER != 0,
+                is_stopped: header.flags & FLAG_STOPPED != 0,
+            },
             KIND_EXIT => Event::Exited { slot, pid: header.tgid },
             KIND_MAPPED => Event::Mapped {
                 pid: header.tgid,
@@ -211,10 +298,19 @@ impl<'a> Event<'a> {
             },
             KIND_CGROUP_MADE => Event::CgroupMade { path: payload },
             KIND_CGROUP_MOVE => Event::CgroupMove { pid: header.tgid },
+            KIND_REACH => Event::Reached { slot, pid: header.tgid, reach: Reach::of(&header)?, detail: payload },
             _ => return None,
         };
         Some((event, header.time))
     }
+}
+
+fn socket(payload: &[u8]) -> Option<Socket> {
+    if payload.len() < size_of::<Socket>() {
+        return None;
+    }
+    // SAFETY: the payload has at least the size of a `Socket`, which is plain integers; unaligned reads are allowed here.
+    Some(unsafe { payload.as_ptr().cast::<Socket>().read_unaligned() })
 }
 
 fn header(record: &[u8]) -> Option<Header> {

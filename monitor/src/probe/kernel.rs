@@ -18,7 +18,7 @@ use aya::{
         TracePoint, UProbe,
     },
 };
-use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS};
+use monitor_common::{Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_TLS, Stop, Waiting};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -33,10 +33,26 @@ use super::{
     known::Known,
     plan::Program as Probe,
     tracefs,
+    traffic::Traffic,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
 
+/// System calls by which a process reaches beyond its task, and the programs that look at them; `exit` where they look at what came.
+const REACHING: [(&str, &str, &str); 12] = [
+    ("reach_ptrace", "enter", "ptrace"),
+    ("reach_vm_write", "enter", "process_vm_writev"),
+    ("reach_getfd", "enter", "pidfd_getfd"),
+    ("reach_bpf", "enter", "bpf"),
+    ("reach_kill", "enter", "kill"),
+    ("reach_tgkill", "enter", "tgkill"),
+    ("reach_connect", "enter", "connect"),
+    ("reach_setsockopt", "enter", "setsockopt"),
+    ("reach_sendmsg", "enter", "sendmsg"),
+    ("took_recvmsg", "exit", "recvmsg"),
+    ("waiting_enter", "enter", "sendmmsg"),
+    ("waiting_splice", "enter", "splice"),
+];
 const TRACEPOINTS: [(&str, &str); 7] = [
     ("task", "task_newtask"),
     ("sched", "sched_process_exec"),
@@ -48,6 +64,9 @@ const TRACEPOINTS: [(&str, &str); 7] = [
 ];
 /// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
 const EGRESS: &str = "hold_egress";
+/// What counts the packets of tasks' sockets; attached there too.
+const COUNTING: [(&str, CgroupSkbAttachType); 2] =
+    [("count_egress", CgroupSkbAttachType::Egress), ("count_ingress", CgroupSkbAttachType::Ingress)];
 /// System calls that send, looked at when they begin, and those that pass bytes, when they return. Each has a tracepoint of its own: one for all of
 /// them would cost every system call of the host some 100 ns at both ends.
 const SENDING: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
@@ -58,7 +77,7 @@ const RAW_TRACEPOINTS: [(&str, &str); 1] = [("socket_state", "inet_sock_set_stat
 /// What denies connections; attached there too.
 const CONNECT: [&str; 4] = ["deny_connect4", "deny_connect6", "deny_sendmsg4", "deny_sendmsg6"];
 /// Where the programs find what they read, by the names of their variables: members of kernel structs, and fields of tracepoints.
-const MEMBERS: [(&str, &str, &str); 21] = [
+const MEMBERS: [(&str, &str, &str); 23] = [
     ("VMA_START", "vm_area_struct", "vm_start"),
     ("VMA_END", "vm_area_struct", "vm_end"),
     ("VMA_FLAGS", "vm_area_struct", "vm_flags"),
@@ -81,6 +100,8 @@ const MEMBERS: [(&str, &str, &str); 21] = [
     // A `sock` begins with its `sock_common`.
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
     ("SOCK_PROTOCOL", "sock", "sk_protocol"),
+    ("SOCK_PEER_PID", "sock", "sk_peer_pid"),
+    ("PID_NUMBERS", "pid", "numbers"),
 ];
 const FIELDS: [(&str, &str, &str); 16] = [
     ("NEWTASK_PID", "task/task_newtask", "pid"),
@@ -144,6 +165,8 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     /// Sockets of which no data may leave.
     held: HashMap<MapData, u64, u32>,
+    /// Sockets on which processes sent that should have been standing still.
+    waiting: HashMap<MapData, u64, Waiting>,
     connections: HashMap<MapData, ConnectionKey, Connection>,
 }
 
@@ -155,6 +178,7 @@ pub struct Loaded {
     pub ring: Ring,
     pub memberships: Memberships,
     pub gates: Array<MapData, Gate>,
+    pub traffic: Traffic,
     /// What came of the looks that were asked for.
     pub looked: UnboundedReceiver<Looked>,
     /// What there is to say about the files of this host.
@@ -190,7 +214,12 @@ impl Probes {
             .map_max_entries("RECORDS", capacity.ring_bytes)
             .map_max_entries("PROCESSES", capacity.processes)
             .map_max_entries("CONNECTIONS", capacity.connections)
-            .map_max_entries("HELD_SOCKETS", capacity.connections);
+            .map_max_entries("STOPPED", capacity.processes)
+            .map_max_entries("RELEASED", capacity.processes)
+            .map_max_entries("WAITING_SOCKETS", capacity.connections)
+            .map_max_entries("HELD_SOCKETS", capacity.connections)
+            .map_max_entries("SOCKETS", capacity.connections)
+            .map_max_entries("READABLE", capacity.processes);
         for (variable, offset) in &offsets {
             loader.override_global(variable, offset, true);
         }
@@ -201,12 +230,22 @@ impl Probes {
         let memberships = Memberships {
             cgroups: take_map(&mut ebpf, "CGROUPS", HashMap::try_from)?,
             processes: take_map(&mut ebpf, "PROCESSES", HashMap::try_from)?,
+            stopped: take_map(&mut ebpf, "STOPPED", HashMap::try_from)?,
+            released: take_map(&mut ebpf, "RELEASED", HashMap::try_from)?,
         };
         let files = take_map(&mut ebpf, "FILES", HashMap::try_from)?;
         let gates = take_map(&mut ebpf, "GATES", Array::try_from)?;
         let counters = take_map(&mut ebpf, "COUNTERS", PerCpuArray::try_from)?;
         let held = take_map(&mut ebpf, "HELD_SOCKETS", HashMap::try_from)?;
+        let waiting = take_map(&mut ebpf, "WAITING_SOCKETS", HashMap::try_from)?;
         let connections = take_map(&mut ebpf, "CONNECTIONS", HashMap::try_from)?;
+        let traffic = Traffic {
+            sockets: take_map(&mut ebpf, "SOCKETS", HashMap::try_from)?,
+            datagrams: take_map(&mut ebpf, "DATAGRAMS", HashMap::try_from)?,
+            readable: take_map(&mut ebpf, "READABLE", HashMap::try_from)?,
+            unreadable: take_map(&mut ebpf, "UNREADABLE", Array::try_from)?,
+            denied: take_map(&mut ebpf, "DENIED", HashMap::try_from)?,
+        };
         let (signatures, wrong) = signatures()?;
         let mut said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let known = Known::open(state_dir.join("probes.json"), &fingerprint(&signatures));
@@ -223,8 +262,9 @@ impl Probes {
             .name("attach".into())
             .spawn(move || attacher.serve(&asked, &answers))
             .map_err(|error| LoadError::Load(format!("cannot start a thread: {error}")))?;
-        let probes = Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, connections };
-        Ok(Loaded { probes, maps, ring, memberships, gates, looked, said })
+        let probes =
+            Self { requests: Some(requests), attacher: Some(attacher), attached, counters, held, waiting, connections };
+        Ok(Loaded { probes, maps, ring, memberships, gates, traffic, looked, said })
     }
 
     /// Asks for a file to be looked at. The answer comes as [`Looked`]; `false` if there will be none.
@@ -261,7 +301,8 @@ impl Probes {
     /// Cookies of the sockets of a task that are kept from sending.
     pub fn held_sockets(&self, slot: Slot) -> Vec<u64> {
         let held = self.held.iter().flatten();
-        held.filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
+        let waiting = self.waiting.iter().flatten().map(|(cookie, waiting)| (cookie, waiting.slot));
+        held.chain(waiting).filter_map(|(cookie, of)| (of == slot.0).then_some(cookie)).collect()
     }
 
     /// Losses and failures since load, summed over CPUs.
@@ -272,6 +313,7 @@ impl Probes {
             sum.dropped_bytes += cpu.dropped_bytes;
             sum.uncopied_bytes += cpu.uncopied_bytes;
             sum.unwalked_bytes += cpu.unwalked_bytes;
+            sum.unwalked_sockets += cpu.unwalked_sockets;
             sum.unreadable_buffers += cpu.unreadable_buffers;
             sum.map_full += cpu.map_full;
             sum.signal_failures += cpu.signal_failures;
@@ -350,6 +392,11 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
     let egress: &mut CgroupSkb = program(ebpf, EGRESS)?;
     egress.load().map_err(load_error)?;
     egress.attach(root, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(load_error)?;
+    for (name, kind) in COUNTING {
+        let program: &mut CgroupSkb = program(ebpf, name)?;
+        program.load().map_err(load_error)?;
+        program.attach(root, kind, CgroupAttachMode::Single).map_err(load_error)?;
+    }
     for (name, tracepoint) in RAW_TRACEPOINTS {
         let program: &mut RawTracePoint = program(ebpf, name)?;
         program.load().map_err(load_error)?;
@@ -362,6 +409,16 @@ fn load_programs(ebpf: &mut Ebpf, root: &File, sees_plaintext: bool) -> Result<(
         for call in calls {
             program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
         }
+    }
+    for (name, edge, call) in REACHING {
+        let program: &mut TracePoint = program(ebpf, name)?;
+        program.load().map_err(load_error)?;
+        program.attach("syscalls", &format!("sys_{edge}_{call}")).map_err(load_error)?;
+    }
+    let waiting: &mut TracePoint = program(ebpf, "waiting_enter")?;
+    let others = if sees_plaintext { &[][..] } else { &SENDING[..] };
+    for call in others.iter().chain(&["sendfile64"]) {
+        waiting.attach("syscalls", &format!("sys_enter_{call}")).map_err(load_error)?;
     }
     for (category, name) in TRACEPOINTS {
         let program: &mut TracePoint = program(ebpf, name)?;
@@ -414,6 +471,8 @@ impl Ring {
 pub struct Memberships {
     cgroups: HashMap<MapData, u64, u32>,
     processes: HashMap<MapData, u32, Process>,
+    stopped: HashMap<MapData, u32, Stop>,
+    released: HashMap<MapData, u32, u64>,
 }
 
 impl Memberships {
@@ -427,6 +486,10 @@ impl Memberships {
         self.cgroups.remove(&cgroup).ok();
     }
 
+    pub fn label_of(&self, cgroup: u64) -> Option<Slot> {
+        self.cgroups.get(&cgroup, 0).ok().map(Slot)
+    }
+
     /// Makes a process a member whatever its cgroup. One that was `born` at 0 is older than anything that is known, and may have connections.
     pub fn adopt(&mut self, pid: Pid, slot: Slot, born: u64) -> io::Result<()> {
         self.processes
@@ -437,6 +500,19 @@ impl Memberships {
     pub fn forget(&mut self, pid: Pid) {
         // Absent is what is wanted.
         self.processes.remove(&pid).ok();
+        self.stopped.remove(&pid).ok();
+        self.released.remove(&pid).ok();
+    }
+
+    /// A process that was stopped before `now`, by the boot clock, may run: what it sends leaves. To be said before it is woken.
+    ///
+    /// # Errors
+    /// When the kernel has no room for it: then nothing that it sends on sockets leaves.
+    pub fn let_go(&mut self, pid: Pid, now: u64) -> io::Result<()> {
+        if self.stopped.get(&pid, 0).is_err() {
+            return Ok(());
+        }
+        self.released.insert(pid, now, 0).map_err(io::Error::other)
     }
 
     pub fn slot_of(&self, pid: Pid) -> Option<Slot> {

@@ -15,9 +15,11 @@ mod known;
 mod memory;
 mod plan;
 mod tracefs;
+mod traffic;
 
 pub use attach::{Attached, Looked, Request};
-pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Slot, Transport, Whole};
+pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Reach, Slot, Transport, Whole};
 pub use fullness::{Fullness, Maps};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
 pub use memory::read as read_memory;
+pub use traffic::{Traffic, destination};

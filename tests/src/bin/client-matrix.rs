@@ -1,4 +1,4 @@
-//! Writes the table of the client matrix into `README.md`, from what the live tests have written down.
+//! Writes the tables of clients and of ways out into `README.md` and `ESCAPES.md`, from what the live tests have written down.
 
 #![forbid(unsafe_code)]
 
@@ -8,10 +8,11 @@ use anyhow::{Context as _, bail};
 use tollgate_tests::{
     build_tree,
     clients::matrix::{self, GROUPS, HEAD, Shown},
+    escapes,
 };
 
 fn main() -> ExitCode {
-    match rewrite() {
+    match ways_out().and_then(|()| clients()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("client-matrix: {error:#}");
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn rewrite() -> anyhow::Result<()> {
+fn clients() -> anyhow::Result<()> {
     let mut table = HEAD.to_owned();
     for (group, _) in GROUPS {
         let path = build_tree::target_dir()?.join("matrix").join(format!("{group}.json"));
@@ -35,10 +36,37 @@ fn rewrite() -> anyhow::Result<()> {
             table.push_str(&matrix::line(name, tls, how, *expected, version, architecture));
         }
     }
-    let path = build_tree::workspace().join("README.md");
-    let readme = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let section = matrix::section(&readme).context("README.md has no markers of the matrix")?;
-    let [start, end] = matrix::MARKERS;
-    let rewritten = readme.replacen(&format!("{start}{section}{end}"), &format!("{start}{table}{end}"), 1);
+    let section = |text: &str| matrix::section(text).map(str::to_owned);
+    replace("README.md", matrix::MARKERS, section, &table)
+}
+
+fn ways_out() -> anyhow::Result<()> {
+    let path = build_tree::target_dir()?.join("escapes.json");
+    let text = fs::read(&path).with_context(|| format!("{}: run the live tests first", path.display()))?;
+    let shown: Vec<escapes::Shown> = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let mut table = escapes::HEAD.to_owned();
+    for row in escapes::ROWS {
+        let shown = shown.iter().find(|shown| shown.name == row.name);
+        let shown = shown.with_context(|| format!("{} was not tried", row.name))?;
+        if let Some(failure) = &shown.failure {
+            bail!("{} was not as expected: {failure}", row.name);
+        }
+        table.push_str(&escapes::line(row));
+    }
+    let section = |text: &str| escapes::section(text).map(str::to_owned);
+    replace("ESCAPES.md", escapes::MARKERS, section, &table)
+}
+
+/// Puts a table in the place of the one that is there.
+fn replace(
+    file: &str,
+    [start, end]: [&str; 2],
+    section: impl Fn(&str) -> Option<String>,
+    table: &str,
+) -> anyhow::Result<()> {
+    let path = build_tree::workspace().join(file);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let section = section(&text).with_context(|| format!("{file} has no markers of its table"))?;
+    let rewritten = text.replacen(&format!("{start}{section}{end}"), &format!("{start}{table}{end}"), 1);
     fs::write(&path, rewritten).with_context(|| path.display().to_string())
 }

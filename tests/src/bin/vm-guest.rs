@@ -274,7 +274,7 @@ impl Guest {
     }
 
     fn billed(&self, name: &str) -> PicoUsd {
-        self.server().truth_of(name).iter().map(|truth| truth.cost()).sum()
+        self.server().truth_of(name).iter().map(tollgate_tests::Truth::cost).sum()
     }
 
     /// The report of a task says what the server billed.

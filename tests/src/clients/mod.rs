@@ -4,7 +4,7 @@ mod curl;
 pub mod matrix;
 pub mod programs;
 mod python_env;
-mod recipe;
+pub mod recipe;
 
 use std::{
     ffi::OsStr,

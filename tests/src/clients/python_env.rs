@@ -20,6 +20,8 @@ struct List {
 const SDKS: List = List { name: "test-python", requirements: include_str!("../../requirements.txt") };
 /// They want other versions of what the SDKs have in common.
 const MORE_SDKS: List = List { name: "test-python-more", requirements: include_str!("../../requirements-more.txt") };
+/// TLS and QUIC in Python itself.
+const UNREAD: List = List { name: "test-python-unread", requirements: include_str!("../../requirements-unread.txt") };
 const AIDER: List = List { name: "test-aider", requirements: include_str!("../../requirements-aider.txt") };
 
 /// A virtualenv that is ready to be used.
@@ -43,6 +45,14 @@ impl PythonEnv {
     /// As for [`Self::ensure`].
     pub fn more_sdks() -> anyhow::Result<Self> {
         Self::of(MORE_SDKS)
+    }
+
+    /// Makes the environment with TLS that cannot be read unless it is there.
+    ///
+    /// # Errors
+    /// As for [`Self::ensure`].
+    pub fn unread() -> anyhow::Result<Self> {
+        Self::of(UNREAD)
     }
 
     /// Makes the environment of aider unless it is there.

@@ -3,7 +3,12 @@
 use std::{fs, path::Path, process::Output};
 
 use serde_json::json;
-use tollgate_tests::{ModelServer, Report, clients::Curl, daemon::until, model_server::Api};
+use tollgate_tests::{
+    ModelServer, Report,
+    clients::Curl,
+    daemon::{bounded, until},
+    model_server::Api,
+};
 
 use super::{AMPLE, Bench, assert_exit, text};
 
@@ -78,6 +83,27 @@ fn a_library_that_was_never_seen_is_probed_before_its_first_call() {
         "for round in $(seq {ROUNDS}); do rm -f {here}/*; cp $({LIBRARIES} | grep libssl) {here}/; LD_LIBRARY_PATH={here} {line}; done"
     );
     assert_rounds_metered(&bench, "fresh", &script);
+    bench.assert_lossless();
+}
+
+/// Who belongs to no task has no budget either: only what tasks map is probed, so that nobody else pays for it. How many are metered all the same is
+/// said.
+#[test]
+fn processes_of_no_task_are_left_alone() {
+    let bench = Bench::new();
+    let (_curl, line) = curl_line(&bench.server, "unlabelled");
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = directory.path().display();
+    let script = format!(
+        "for round in $(seq 10); do rm -f {here}/*; cp $({LIBRARIES} | grep libssl) {here}/; LD_LIBRARY_PATH={here} {line}; done"
+    );
+    let output = bounded(std::process::Command::new("bash").args(["-euc", &script]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let made = bench.server.truth_of("unlabelled").len();
+    let status = bench.daemon.status();
+    let metered: u64 = status.tasks.iter().map(|task| task.calls).sum();
+    println!("unlabelled processes with a library that was never seen: {metered} of {made} calls metered");
+    assert_eq!((made, metered), (10, 0));
     bench.assert_lossless();
 }
 

@@ -105,7 +105,7 @@ fn label(bench: &Bench, cgroup: &OwnCgroup, task: &str, budget: &str) -> Output 
 
 /// What the server billed to a client, in pico-USD.
 fn billed(bench: &Bench, name: &str) -> PicoUsd {
-    bench.server.truth_of(name).iter().map(|truth| truth.cost()).sum()
+    bench.server.truth_of(name).iter().map(tollgate_tests::Truth::cost).sum()
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn rules_label_cgroups_before_anything_in_them_costs() {
     // Made again, it is stopped before its first request.
     drop(cgroup);
     let again = OwnCgroup::new("job-r0");
-    assert_eq!(again.start(&agent(&bench, "r0", 1)).wait().status.success(), false);
+    assert!(!again.start(&agent(&bench, "r0", 1)).wait().status.success());
     assert_eq!(billed(&bench, "r0"), spent);
 }
 

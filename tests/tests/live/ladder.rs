@@ -210,6 +210,38 @@ fn an_answer_that_cannot_be_paid_for_is_cut_off() {
 }
 
 /// A tenant's cap holds for all of its tasks together, and stops all of them.
+/// How long each rung takes, many times: `TOLLGATE_RUNGS=20` makes twenty times as many.
+#[test]
+fn rungs_take_effect_at_once() {
+    let times = std::env::var("TOLLGATE_RUNGS").map_or(1, |times| times.parse().expect("TOLLGATE_RUNGS is a number"));
+    let bench = Bench::new();
+    // One call is more than the cap, and its hold is less.
+    let dear = json!({"input_tokens": 4000, "cached_tokens": 0, "output_tokens": 600, "reasoning_tokens": 0});
+    for round in 0..5 * times {
+        for (rung, state) in [("kill@100", "stopped"), ("cut@100", "cut"), ("pause@100", "paused")] {
+            let task = format!("{state}-{round}");
+            let client = Client::loop_agent(&bench.server, &task).asking(&dear).with(&["--persist"]);
+            let agent = bench.daemon.spawn_with(&task, "0.015", &["--limit", &format!("ladder={rung}")], &client);
+            let confirmed = match state {
+                "cut" => "cut-done",
+                "paused" => "paused",
+                _ => "killed",
+            };
+            wait_for_alert(&bench, &task, confirmed);
+            if state != "stopped" {
+                order(&bench, &["kill", &task]);
+            }
+            agent.wait();
+            assert_eq!(arrived(&bench, &task), 1, "{task}: calls that arrived");
+        }
+    }
+    print_latencies(
+        &bench,
+        &["kill: gate shut", "kill: confirmed", "cut: gate", "cut: confirmed", "pause: gate", "pause: confirmed"],
+    );
+    bench.assert_lossless();
+}
+
 #[test]
 fn what_a_tenant_may_spend_its_tasks_share() {
     let config =

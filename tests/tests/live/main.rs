@@ -6,6 +6,8 @@ mod audit;
 mod cap;
 mod concurrency;
 mod counts;
+mod coverage;
+mod escape;
 mod holds;
 mod labels;
 mod ladder;

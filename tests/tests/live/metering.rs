@@ -56,6 +56,7 @@ pub(super) fn assert_metered_as(bench: &Bench, task: &str, truths: &[Truth]) -> 
     assert_usd(report.spent(), spent, task);
     assert_usd(report.held(), 0, "held when all calls have ended");
     assert_eq!(report.usage, usage, "{task}: total usage");
+    super::coverage::assert_covered(bench, &report);
     assert_eq!((report.unpriced, report.unread), (0, 0), "{task}: unpriced and unread");
     let by_model = report.models.iter().map(|model| (&*model.model, (model.calls, model.usage, usd(&model.cost_usd))));
     assert_eq!(by_model.collect::<BTreeMap<_, _>>(), models, "{task}: models");
