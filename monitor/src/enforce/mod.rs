@@ -20,5 +20,5 @@ pub use cpu::{QuotaBefore, cpu_used, cpu_used_by, forget_cpu_limit, limit_cpu, u
 pub use freeze::{FreezeError, freeze, thaw};
 pub use gate::{Gates, GatesError};
 pub use sockets::{SocketsError, Which, end_connections, end_sockets, has_local_connections};
-pub use stop::{Held, KillError, Killed, held_state, kill_process, kill_task, resume};
+pub use stop::{Held, KillError, Killed, held_state, kill_process, kill_task, resume, stop};
 pub use wake::send_again;

@@ -4,6 +4,7 @@
 //! started in it has executed its program; and a process in a cgroup below a labelled one belongs to that task from the beginning.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     alert::Kind,
     budget::Settings,
-    enforce::{Cgroup, Held, held_state, label_of, write_label},
+    enforce::{Cgroup, Held, held_state, label_of, stop, write_label},
     label::Said,
     ledger::{Entry, LedgerError, Reader},
     probe::{Mapping, Pid, Slot},
@@ -279,6 +280,8 @@ impl Engine {
     /// The cgroup is no task any longer; what runs in it goes on.
     fn take(&mut self, slot: Slot) {
         let members = self.memberships.members(slot);
+        // Of those that are on their way to a standstill, too.
+        let held: HashSet<Pid> = self.held.keys().copied().collect();
         for &pid in &members {
             self.on_gone(pid, slot);
         }
@@ -290,7 +293,7 @@ impl Engine {
         } else if let Some(task) = self.tasks.get(&slot) {
             self.memberships.unlabel_cgroup(task.cgroup.id());
         }
-        for pid in members.into_iter().filter(|&pid| held_state(pid) == Held::Stopped) {
+        for pid in members.into_iter().filter(|&pid| held.contains(&pid) || held_state(pid) == Held::Stopped) {
             self.wake(pid, boot_nanoseconds());
         }
     }
@@ -370,8 +373,9 @@ impl Engine {
             tracing::error!("cannot follow process {pid}: {error}");
         }
         self.note_process(slot, pid, None, Timestamp::now());
-        // What it has mapped already nobody has looked at.
-        self.on_mapped(pid, None, Mapping::UNKNOWN);
+        // What it has mapped already nobody has looked at: it stands still until somebody has, so that its next request is seen.
+        let waits_in = stop(pid).then_some(slot);
+        self.on_mapped(pid, waits_in, Mapping::UNKNOWN);
     }
 
     /// Whether the task in `slot` is a part, at any depth, of the one in `whole`.

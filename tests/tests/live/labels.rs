@@ -14,7 +14,7 @@ use tollgate_tests::{
     reference_price::{PicoUsd, usd},
 };
 
-use super::{Bench, assert_exit, text};
+use super::{Bench, assert_exit, neighbours::Neighbour, text};
 
 /// Where the cgroups of these tests are made.
 const PLACE: &str = "tollgate-labels";
@@ -41,10 +41,14 @@ impl OwnCgroup {
 
     /// Starts a client that is in the cgroup before its first instruction.
     fn start(&self, client: &Client) -> Running {
+        Running::start(&mut self.command(client))
+    }
+
+    fn command(&self, client: &Client) -> Command {
         let mut command = Command::new("sh");
         command.args(["-ec", "echo $$ > \"$0\"/cgroup.procs; exec \"$@\""]).arg(self.directory());
         client.prepare(command.args(client.command_line()));
-        Running::start(&mut command)
+        command
     }
 
     fn attribute(&self, name: &str) -> Option<String> {
@@ -168,6 +172,48 @@ fn what_runs_in_a_cgroup_when_it_is_labelled_is_metered() {
     assert_stopped(&running.wait());
     let report = bench.daemon.report("running");
     assert!(report.calls >= 8 && report.spent() <= usd("0.055"), "{report:?}");
+}
+
+/// Who belongs to no task is not metered. Labelled while it runs, with a connection that is open and a TLS library that nobody has looked at, its very next
+/// call is.
+#[test]
+fn the_next_call_after_a_label_is_metered_whatever_library_it_is_made_with() {
+    const COPIES: usize = 20;
+    let bench = Bench::new();
+    let libssl = bounded(Command::new("sh").args(["-c", "ldd /usr/bin/curl | grep -o '/[^ ]*libssl[^ ]*'"]));
+    let libssl = PathBuf::from(text(&libssl.stdout).trim());
+    let mut calls = Vec::new();
+    for copy in 0..COPIES {
+        let task = format!("copy{copy}");
+        let cgroup = OwnCgroup::new(&task);
+        // A new inode, and so another library.
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::copy(&libssl, directory.path().join(libssl.file_name().expect("a name"))).expect("copying the library");
+        let mut command = cgroup.command(&Client::plain_tls(&bench.server, &task));
+        let mut process = Neighbour::start(command.env("LD_LIBRARY_PATH", directory.path()));
+        let maps = fs::read_to_string(format!("/proc/{}/maps", process.child.id())).expect("what it has mapped");
+        assert!(maps.contains(&directory.path().display().to_string()), "it uses the copy");
+
+        let before = process.call();
+        ok(&label(&bench, &cgroup, &task, "total=5"));
+        let after = process.call();
+        calls.push((task, before.id.expect("an answer"), after.id.expect("an answer")));
+    }
+    let is_metered = |task: &str, id: &str| bench.daemon.report(task).call(id).is_some();
+    let count = || {
+        let unlabelled = calls.iter().filter(|(task, before, _)| is_metered(task, before)).count();
+        (unlabelled, calls.iter().filter(|(task, _, after)| is_metered(task, after)).count())
+    };
+    until(|| (count().1 == COPIES).then_some(()));
+    let (unlabelled, labelled) = count();
+    println!("unlabelled: {unlabelled} of {COPIES}; after the label: {labelled} of {COPIES}");
+    assert_eq!((unlabelled, labelled), (0, COPIES));
+    for (task, ..) in &calls {
+        let (report, truths) = (bench.daemon.report(task), bench.server.truth_of(task));
+        assert_eq!((report.calls, truths.len()), (1, 2), "{task}");
+        assert_eq!(report.spent(), truths[1].cost(), "{task}");
+    }
+    bench.assert_lossless();
 }
 
 /// A rule labels a cgroup as it is made: what is started in it at once is metered from its first call.
