@@ -62,10 +62,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
     }
     let _lock = lock(config.state_dir())?;
-    // Whoever takes all memory should not have its meter ended for it.
-    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
-        tracing::warn!("the kernel may end this daemon when memory is short: {error}");
-    }
     serve(args, config)
 }
 
@@ -178,6 +174,10 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
             // First, so that whoever waits for a task hears that this daemon will not see its end.
             ending.shutdown();
         };
+        // Whoever takes all memory should not have its meter ended for it.
+        if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
+            tracing::info!("the kernel may end this daemon when memory is short: {error}");
+        }
         tracing::info!("ready: {attached} files with TLS probed, listening on {}", config.socket().display());
         service::ready();
         tokio::spawn(service::watchdog(handle.clone()));

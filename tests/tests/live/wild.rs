@@ -5,7 +5,11 @@ use std::{fs, process::Command};
 use serde_json::json;
 use tollgate_tests::{Client, build_tree, daemon::bounded};
 
-use super::{AMPLE, Bench, assert_exit, metering::assert_metered, python, text};
+use super::{
+    AMPLE, Bench, assert_exit,
+    metering::{assert_metered, assert_metered_as},
+    python, text,
+};
 
 #[test]
 fn connections_that_threads_share_and_children_inherit_are_metered() {
@@ -15,7 +19,11 @@ fn connections_that_threads_share_and_children_inherit_are_metered() {
         let client = Client::script(python().interpreter(), "wild.py", &bench.server, &task).with(&[mode]);
         assert_exit(&bench.daemon.run(&task, AMPLE, &client), 0);
         assert_eq!(bench.server.truth_of(&task).len(), 8, "{mode}");
-        assert_metered(&bench, &task);
+        // What a child sends on its parent's connection is metered, and not counted among what is read: the account is the process'.
+        match mode {
+            "fork" => assert_metered_as(&bench, &task, &bench.server.truth_of(&task)),
+            _ => assert_metered(&bench, &task),
+        };
     }
     bench.assert_lossless();
 }
