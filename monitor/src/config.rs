@@ -338,6 +338,22 @@ mod tests {
         assert!(error.contains("conf.d/15.toml is wrong: line 3: "), "{error}");
     }
 
+    /// What stands in comments in the file of the package can be taken in as it is.
+    #[test]
+    fn the_packaged_configuration_is_valid_with_and_without_its_comments() {
+        const FILE: &str = include_str!("../../packaging/tollgate.toml");
+        Config::parse(FILE).expect("the file");
+        let is_key = |line: &str| {
+            let key = line.split_once(" = ").map(|(key, _)| key);
+            line.starts_with("[[")
+                || key.is_some_and(|key| key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_'))
+        };
+        let taken_in = FILE.lines().map(|line| line.strip_prefix("# ").filter(|line| is_key(line)).unwrap_or(line));
+        let text: Vec<&str> = taken_in.collect();
+        let config = Config::parse(&text.join("\n")).expect("with every key");
+        assert_eq!((config.rule.len(), config.account.len(), config.coverage.hosts.len()), (2, 1, 1));
+    }
+
     #[test]
     fn a_named_file_must_be_there() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -13,6 +13,10 @@ impl Engine {
         self.tools = Arc::new(config.tools());
         self.prices = Tables::of(config.state_dir()).book(&config.price);
         self.rules = config.rules();
+        self.watcher.defaults = config.signals.clone();
+        for account in self.settings.keys().copied().collect::<Vec<_>>() {
+            self.watch(account);
+        }
         self.coverage.configure(config.coverage_settings());
         let open: Vec<(AccountId, AccountName)> =
             self.by_account.iter().map(|(account, name)| (*account, name.clone())).collect();
