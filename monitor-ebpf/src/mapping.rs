@@ -18,7 +18,7 @@ use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TA
 use crate::{
     gate::{self, SIGSTOP},
     maps::{FILES, count},
-    process::{current, field},
+    process::{current, field, known},
     reach,
     record::{emit, header},
     waits,
@@ -134,8 +134,7 @@ pub fn own_tgid() -> u32 {
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
-    let process = current();
-    if process.is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own_tgid() {
+    if current().is_none() && (bpf_get_current_pid_tgid() >> 32) as u32 != own_tgid() {
         // Nobody pays for it: it is not probed.
         return;
     }
@@ -152,6 +151,9 @@ fn look_at(address: u64, will_be_executable: bool) {
     if status == 0 && unsafe { FILES.get(&mapping.file) }.is_some() {
         return;
     }
+    // Asked again, because what was known before a callback may not be branched on after it: verifiers of kernels before 6.8 follow one of the
+    // ways that lead to the callback, and make the branches that only the others take unconditional.
+    let process = known();
     let mut flags = 0;
     if let Some(process) = process {
         flags = FLAG_WAITS;

@@ -40,16 +40,23 @@ static EXEC_FILENAME: u32 = 0;
 /// Membership of the current process, found by its id or, once, by its cgroup and the cgroups above it.
 #[inline(always)]
 pub fn current() -> Option<Process> {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the value is copied out at once.
-    if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
-        return Some(*process);
+    if let Some(process) = known() {
+        return Some(process);
     }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let slot = slot_of_cgroup()?;
     // SAFETY: takes no arguments.
     let process = Process { born: unsafe { bpf_ktime_get_boot_ns() }, slot, connects: 0 };
     remember(tgid, &process);
     Some(process)
+}
+
+/// Membership of the current process, if it was found before.
+#[inline(always)]
+pub fn known() -> Option<Process> {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the value is copied out at once.
+    unsafe { PROCESSES.get(&tgid) }.copied()
 }
 
 #[inline(always)]

@@ -159,6 +159,12 @@ impl Coverage {
         }
     }
 
+    /// Other settings hold from now on; what was learned of hosts stays.
+    pub fn configure(&mut self, settings: Settings) {
+        self.models.set_rates(settings.rates);
+        self.settings = settings;
+    }
+
     pub fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }

@@ -56,6 +56,8 @@ impl Engine {
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
             Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
+            Event::CgroupMade { path } => self.on_cgroup_made(path),
+            Event::CgroupMove { pid } => self.on_cgroup_move(pid),
             Event::Reached { slot, pid, reach, detail } => self.on_reached(slot, pid, reach, detail),
             Event::Hello { cookie, slot, pid, offset, bytes, is_quic } => {
                 self.coverage.begins(cookie, slot, pid, offset, bytes, is_quic, time);

@@ -244,6 +244,16 @@ impl Engine {
             self.release_held(&process);
             return self.drop_kept_back(process);
         }
+        let stopped_before = |task: &super::state::Task| task.given.is_some() && task.state.is_over();
+        if self.tasks.get(&slot).is_some_and(stopped_before) && process.requests.is_empty() && !process.is_refused {
+            // It came into the cgroup of a task that was stopped, whose gate is shut: it may do everything but send.
+            if process.mappings.is_empty() {
+                self.let_go(pid, &process);
+            } else {
+                self.held.insert(pid, process);
+            }
+            return;
+        }
         if !self.is_running(slot) || process.is_refused {
             // Its end, or that of its connections, is on the way, and it must not be woken before.
             self.held.insert(pid, process);
