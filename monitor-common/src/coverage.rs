@@ -79,10 +79,12 @@ pub struct Socket {
     pub at: u32,
     pub end: u32,
     pub found: u32,
-    pub reserved: u32,
+    /// Whose account of plaintext it draws on: see [`Readable`].
+    pub family: u32,
 }
 
-/// Plaintext that a process has handed to TLS functions.
+/// Plaintext that a family of processes has handed to TLS functions: those that were forked from one another without executing another program
+/// since, and so may share TLS connections. It has the id of the first of them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Readable {

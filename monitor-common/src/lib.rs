@@ -17,6 +17,8 @@ pub const TIERS: [usize; 4] = [512, 4 * 1024, 16 * 1024, 64 * 1024];
 pub const MAX_RECORDS_PER_CALL: u32 = 64;
 /// Path bytes of an `exec` record.
 pub const EXEC_PATH: usize = 256;
+/// Path bytes of a record of a cgroup. A path that fills them may be longer.
+pub const CGROUP_PATH: usize = 512;
 
 /// How the cookie of a probe tells where the arguments of its function lie.
 ///
@@ -225,6 +227,10 @@ pub const KIND_EXEC: u8 = 5;
 pub const KIND_EXIT: u8 = 6;
 /// A process mapped an executable file that nobody has looked at: see [`FileKey`].
 pub const KIND_MAPPED: u8 = 7;
+/// A cgroup was made; the payload is its path.
+pub const KIND_CGROUP_MADE: u8 = 16;
+/// A process was moved into the cgroup at the path in the payload.
+pub const KIND_CGROUP_MOVE: u8 = 17;
 /// The beginning of what a socket of a task sends.
 pub const KIND_HELLO: u8 = 8;
 /// Something about a socket of a task: a [`Socket`] follows.
@@ -317,7 +323,7 @@ pub struct FileKey {
 pub struct Header {
     /// Boot-clock nanoseconds.
     pub time: u64,
-    /// Connection records: the TLS object, or the cookie of the socket. Fork: the parent's tgid. Mapped: first address.
+    /// Connection records: the TLS object, or the cookie of the socket. Fork: the parent's tgid. Mapped: first address. cgroups: its id.
     pub object: u64,
     /// [`Connection::born`]. Mapped: [`FileKey::inode`].
     pub connection_born: u64,

@@ -44,9 +44,13 @@ pub static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub static DATAGRAMS: LruHashMap<u64, Socket> = LruHashMap::with_max_entries(8192, 0);
 
-/// What processes have handed to TLS functions, by tgid.
+/// What families of processes have handed to TLS functions.
 #[map]
 pub static READABLE: LruHashMap<u32, Readable> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Families of processes that were forked and have executed nothing since, by their tgid. All others are their own.
+#[map]
+static FAMILIES: LruHashMap<u32, u32> = LruHashMap::with_max_entries(65_536, 0);
 
 /// One of the `UNREADABLE_*` per task slot.
 #[map]
@@ -86,6 +90,31 @@ const COPIES: u32 = 4;
 const DROP: i32 = 0;
 const PASS: i32 = 1;
 
+/// The family of the current process.
+#[inline(always)]
+fn family() -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the value is copied out at once.
+    unsafe { FAMILIES.get(&tgid) }.copied().unwrap_or(tgid)
+}
+
+/// The current process, of a task, is about to fork: what it has connected, the child may go on with.
+#[inline(always)]
+pub fn forks(child: u32) {
+    if FAMILIES.insert(&child, &family(), 0).is_err() {
+        count(|c| c.map_full += 1);
+    }
+}
+
+/// The current process, of a task, has replaced its program.
+#[inline(always)]
+pub fn executes() {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    drop(FAMILIES.remove(&tgid));
+    // Of another process that had this id, or of the program before.
+    drop(READABLE.remove(&tgid));
+}
+
 /// A process writes `len` bytes of plaintext to a TLS object: as much will leave on one of its sockets.
 #[inline(always)]
 pub fn writes(connection: &mut Connection, len: u64) {
@@ -96,20 +125,26 @@ pub fn writes(connection: &mut Connection, len: u64) {
     let new =
         to - if connection.expected_to > connection.written { connection.expected_to } else { connection.written };
     connection.expected_to = to;
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if let Some(readable) = READABLE.get_ptr_mut(&tgid) {
-        // SAFETY: live, aligned map values, which other CPUs change at the same time.
-        unsafe {
-            add(&raw mut (*readable).waiting, new);
-            add((&raw mut (*readable).written).cast(), new);
-        }
-        return;
-    }
-    // Two threads that come here at once: one of them is counted.
+    let family = family();
     let first = Readable { waiting: new as i64, written: new };
-    if READABLE.insert(&tgid, &first, 0).is_err() {
+    if !waits(family, new) && READABLE.insert(&family, &first, BPF_NOEXIST).is_err() && !waits(family, new) {
         count(|c| c.map_full += 1);
     }
+}
+
+/// `linux/bpf.h`: of two threads that are the first, the second one must not write over what the first one has.
+const BPF_NOEXIST: u64 = 1;
+
+/// Says whether there was an account to put it on.
+#[inline(always)]
+fn waits(family: u32, bytes: u64) -> bool {
+    let Some(readable) = READABLE.get_ptr_mut(&family) else { return false };
+    // SAFETY: live, aligned map values, which other CPUs change at the same time.
+    unsafe {
+        add(&raw mut (*readable).waiting, bytes);
+        add((&raw mut (*readable).written).cast(), bytes);
+    }
+    true
 }
 
 /// # Safety
@@ -122,8 +157,8 @@ unsafe fn add(counter: *mut i64, value: u64) -> i64 {
 
 /// Takes up to so many bytes of plaintext that wait; returns how many there were.
 #[inline(always)]
-fn take(tgid: u32, wanted: u64) -> u64 {
-    let Some(readable) = READABLE.get_ptr_mut(&tgid) else { return 0 };
+fn take(family: u32, wanted: u64) -> u64 {
+    let Some(readable) = READABLE.get_ptr_mut(&family) else { return 0 };
     // SAFETY: a live, aligned map value.
     let waiting = unsafe { &raw mut (*readable).waiting };
     // SAFETY: as above. `SeqCst` only, as in `gate.rs`.
@@ -170,6 +205,7 @@ fn fresh(process: &Process) -> Socket {
         born: unsafe { bpf_ktime_get_boot_ns() },
         slot: process.slot,
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        family: family(),
         ..Socket::default()
     }
 }
@@ -453,7 +489,7 @@ impl Stream<'_> {
     /// Application data is about to leave.
     #[inline(always)]
     fn application(&self, socket: &mut Socket, bytes: u64) -> i32 {
-        let readable = take(socket.tgid, bytes);
+        let readable = take(socket.family, bytes);
         socket.application += bytes;
         socket.readable += readable;
         let is_first = socket.first_application == 0;

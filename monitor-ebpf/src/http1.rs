@@ -38,7 +38,8 @@ pub const LOST: u32 = 9;
 const COUNT: u32 = 1 << 8;
 const COUNTED: u32 = 0xff << 8;
 
-const LONGEST_METHOD: u32 = 7;
+/// Longer than any that is registered; who serves requests may take others.
+const LONGEST_METHOD: u32 = 32;
 const CONTENT_LENGTH: &[u8; 16] = b"content-length:\0";
 const TRANSFER_ENCODING: &[u8; 18] = b"transfer-encoding:";
 

@@ -11,6 +11,7 @@
 #![allow(internal_features, reason = "`core` for BPF has no stable atomic fetch-and-add")]
 
 mod aead;
+mod cgroups;
 mod connect;
 mod coverage;
 mod gate;

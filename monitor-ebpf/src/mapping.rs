@@ -10,13 +10,13 @@ use aya_ebpf::{
     macros::tracepoint,
     programs::TracePointContext,
 };
-use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, NO_TASK, REACH_TEXT};
+use monitor_common::{FLAG_SIGNAL_FAILED, FLAG_WAITS, FileKey, KIND_MAPPED, Process, REACH_TEXT};
 
 use crate::{
     gate::{self, SIGSTOP},
     maps::{FILES, count},
     presence::{asks, tell},
-    process::{current, field},
+    process::{current, field, known},
     reach,
     record::{emit, header},
     waits,
@@ -121,12 +121,9 @@ fn opens(address: u64) {
 /// Tells user space of the mapping at `address` of the current process, if it is of a file that nobody has looked at.
 #[inline(always)]
 fn look_at(address: u64, will_be_executable: bool) {
-    let asks = asks();
-    let mut slot = NO_TASK;
-    if !asks {
-        // Nobody pays for others: they are not probed.
-        let Some(process) = current() else { return };
-        slot = process.slot;
+    if !asks() && current().is_none() {
+        // Nobody pays for it: it is not probed.
+        return;
     }
     let mut mapping = Mapping { start: 0, end: 0, file: FileKey::default(), will_be_executable, is_code: false };
     // SAFETY: takes no arguments.
@@ -136,10 +133,13 @@ fn look_at(address: u64, will_be_executable: bool) {
     if status == 0 && !mapping.is_code {
         return;
     }
-    if asks {
+    // Asked again, because what was known before a callback may not be branched on after it: verifiers of kernels before 6.8 follow one of the
+    // ways that lead to the callback, and make the branches that only the others take unconditional.
+    if asks() {
         tell(mapping.file);
         return;
     }
+    let Some(Process { slot, .. }) = known() else { return };
     // Another thread may be changing the mappings: then user space looks for itself.
     // SAFETY: the value is copied out at once.
     if status == 0 && unsafe { FILES.get(&mapping.file) }.is_some() {

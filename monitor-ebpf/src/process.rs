@@ -19,7 +19,7 @@ use aya_ebpf::{
 use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Process, Record};
 
 use crate::{
-    mapping,
+    coverage, mapping,
     maps::{CALLS, CGROUPS, CallKey, PROCESSES, RECORDS, count},
     presence,
     record::{context_address, emit, header},
@@ -47,16 +47,23 @@ pub fn current() -> Option<Process> {
 /// Membership of the current process, found by its id or, once, by its cgroup and the cgroups above it.
 #[inline(always)]
 pub fn member() -> Option<Process> {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the value is copied out at once.
-    if let Some(process) = unsafe { PROCESSES.get(&tgid) } {
-        return Some(*process);
+    if let Some(process) = known() {
+        return Some(process);
     }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let slot = slot_of_cgroup()?;
     // SAFETY: takes no arguments.
     let process = Process { born: unsafe { bpf_ktime_get_boot_ns() }, slot, connects: 0 };
     remember(tgid, &process);
     Some(process)
+}
+
+/// Membership of the current process, if it was found before.
+#[inline(always)]
+pub fn known() -> Option<Process> {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the value is copied out at once.
+    unsafe { PROCESSES.get(&tgid) }.copied()
 }
 
 #[inline(always)]
@@ -129,6 +136,7 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
             // SAFETY: takes no arguments.
             let born = unsafe { bpf_ktime_get_boot_ns() };
             remember(child, &Process { born, ..parent });
+            coverage::forks(child);
             let mut header = header(KIND_FORK, 0, parent.slot);
             header.object = u64::from(header.tgid);
             header.tgid = child;
@@ -157,6 +165,7 @@ fn executed(ctx: &TracePointContext, process: Process) {
     let mut header = header(KIND_EXEC, 0, process.slot);
     header.connection_born = header.time;
     remember(header.tgid, &Process { born: header.time, ..process });
+    coverage::executes();
     let Some(mut entry) = RECORDS.reserve::<Record<EXEC_PATH>>(0) else {
         count(|c| c.dropped_records += 1);
         return;

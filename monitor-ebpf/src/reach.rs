@@ -4,8 +4,8 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
 use monitor_common::{
-    KIND_REACH, Process, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TRACE, REACH_UNIX,
-    REACH_WRITE,
+    CONNECTS, KIND_REACH, Process, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TRACE,
+    REACH_UNIX, REACH_WRITE,
 };
 
 use crate::{
@@ -202,7 +202,10 @@ pub fn took_recvmsg(_ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn connects(process: &Process) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let process = Process { connects: 1, ..*process };
+    if process.connects & CONNECTS != 0 {
+        return;
+    }
+    let process = Process { connects: process.connects | CONNECTS, ..*process };
     if PROCESSES.insert(&tgid, &process, 0).is_err() {
         count(|c| c.map_full += 1);
     }

@@ -84,7 +84,8 @@ impl Walker {
     /// Looks at the first bytes of a write.
     #[inline(always)]
     fn begin(&mut self, word: u64, len: u64) {
-        if starts_request(word, len) {
+        let is_first = self.walk.protocol == PROTOCOL_UNKNOWN;
+        if starts_request(word, len) || (is_first && starts_long_method(word)) {
             // Also where a body is said to go on: whoever reads it may think otherwise.
             self.start(self.at);
             self.begin_http1();
@@ -149,7 +150,7 @@ impl Walker {
         }
         let word = self.walk.seen.swap_bytes();
         self.walk.have = 0;
-        if starts_request(word, u64::from(FIRST)) {
+        if starts_request(word, u64::from(FIRST)) || starts_long_method(word) {
             self.start(0);
             self.begin_http1();
         } else if is_preface(word) {
@@ -267,18 +268,44 @@ fn is(word: u64, text: &[u8; 8], n: u32) -> bool {
     u64::from_le_bytes(*text) & mask == word & mask
 }
 
-/// Whether the first eight bytes begin an HTTP/1 request: a method and a space.
+/// Whether the first eight bytes begin an HTTP/1 request: a method, a space and, where there is room for it, the beginning of a path. Any method will do:
+/// what a server does not know it answers all the same, and the next request follows.
 #[inline(always)]
 pub fn starts_request(word: u64, len: u64) -> bool {
+    let letters = letters(word);
     len >= 8
-        && (is(word, b"POST \0\0\0", 5)
-            || is(word, b"GET \0\0\0\0", 4)
-            || is(word, b"PUT \0\0\0\0", 4)
-            || is(word, b"PATCH \0\0", 6)
-            || is(word, b"HEAD \0\0\0", 5)
-            || is(word, b"DELETE \0", 7)
-            || is(word, b"OPTIONS ", 8)
-            || is(word, b"CONNECT ", 8))
+        && (begins_listed(word)
+            || (3..=6).contains(&letters) && (word >> (letters * 8)) as u16 == u16::from_le_bytes(*b" /"))
+}
+
+/// As above, where a method fills them and nothing has been seen before: in the middle of a body they may be anything.
+#[inline(always)]
+fn starts_long_method(word: u64) -> bool {
+    let letters = letters(word);
+    letters == 8 || letters == 7 && word >> 56 == u64::from(b' ')
+}
+
+/// How many of eight bytes are capital letters before anything else.
+#[inline(always)]
+fn letters(word: u64) -> u32 {
+    let mut letters = 0;
+    while letters < 8 && ((word >> (letters * 8)) as u8).is_ascii_uppercase() {
+        letters += 1;
+    }
+    letters
+}
+
+/// The methods that clients use, whatever follows them.
+#[inline(always)]
+pub fn begins_listed(word: u64) -> bool {
+    is(word, b"POST \0\0\0", 5)
+        || is(word, b"GET \0\0\0\0", 4)
+        || is(word, b"PUT \0\0\0\0", 4)
+        || is(word, b"PATCH \0\0", 6)
+        || is(word, b"HEAD \0\0\0", 5)
+        || is(word, b"DELETE \0", 7)
+        || is(word, b"OPTIONS ", 8)
+        || is(word, b"CONNECT ", 8)
 }
 
 /// `\r\n\r\n`
@@ -293,17 +320,14 @@ fn may_have_body(word: u64) -> bool {
 /// Whether `have` bytes, fewer than tell, may be the beginning of an HTTP request; the latest one is the lowest of `seen`.
 #[inline(always)]
 pub fn may_begin_request(seen: u64, have: u32) -> bool {
-    let is = |text: &[u8; 8]| u64::from_be_bytes(*text) >> (64 - 8 * have) == seen;
-    (1..FIRST).contains(&have)
-        && (is(b"POST /\0\0")
-            || is(b"GET /\0\0\0")
-            || is(b"PUT /\0\0\0")
-            || is(b"PATCH /\0")
-            || is(b"HEAD /\0\0")
-            || is(b"DELETE /")
-            || is(b"OPTIONS ")
-            || is(b"CONNECT ")
-            || is(b"PRI * HT"))
+    if !(1..FIRST).contains(&have) {
+        return false;
+    }
+    // In memory order, and after them what would make a request of them.
+    let word = (seen << (64 - 8 * have)).swap_bytes();
+    letters(word | u64::from_le_bytes(*b"AAAAAAAA") << (8 * have)) == 8
+        || starts_request(word | u64::from_le_bytes(*b"////////") << (8 * have), u64::from(FIRST))
+        || u64::from_be_bytes(*b"PRI * HT") >> (64 - 8 * have) == seen
 }
 
 /// Whether they begin HTTP/2.

@@ -406,7 +406,12 @@ fn begin_requests(scratch: &mut Scratch, connection: &mut Connection) {
     } else {
         header.generation = start as u32;
         header.address_high = (start >> 32) as u32;
-        emit_bytes(header, start, if len > HELD_BYTES { HELD_BYTES } else { len });
+        if scratch.call.walker.unread == 0 {
+            emit_bytes(header, start, if len > HELD_BYTES { HELD_BYTES } else { len });
+        } else {
+            // Only user space can have it brought.
+            emit(header);
+        }
     }
 }
 

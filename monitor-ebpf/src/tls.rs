@@ -21,7 +21,7 @@ use crate::{
     presence::in_force,
     process::{current, member},
     record::{emit, emit_bytes, header},
-    requests::{Walker, is_preface, is_upgrade, may_begin_request, read_user, starts_request},
+    requests::{Walker, begins_listed, is_preface, is_upgrade, may_begin_request, read_user},
 };
 
 /// Calls without a recognised beginning after which a connection is ignored.
@@ -182,7 +182,12 @@ pub fn begin_requests(call: &mut Call, connection: &mut Connection) {
     } else {
         header.generation = call.buffer as u32;
         header.address_high = (call.buffer >> 32) as u32;
-        emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
+        if call.walker.unread == 0 {
+            emit_bytes(header, call.buffer, if len > HELD_BYTES { HELD_BYTES } else { len });
+        } else {
+            // Only user space can have it brought.
+            emit(header);
+        }
     }
 }
 
@@ -267,7 +272,7 @@ fn sent(call: &mut Call, len: u64, connection: &mut Connection) {
 pub fn judge(call: &mut Call, len: u64, connection: &mut Connection) {
     if call.sent == 0 {
         let word = read_user::<u64>(call.buffer);
-        if len >= 8 && (starts_request(word, len) || is_preface(word)) {
+        if len >= 8 && (begins_listed(word) || is_preface(word)) {
             connection.verdict = VERDICT_IGNORE;
             return;
         }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::{
     budget::{Pattern, Settings, SignalSettings},
     coverage::{self, Rates},
+    label,
     meter::tool::{Rule, Rules},
     price::{CeilingSetting, Overrides},
     probe::Capacity,
@@ -25,6 +26,8 @@ pub const STATE_DIR: &str = "/var/lib/tollgate";
 pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/tollgate";
 /// The configuration that is read when none is named and this one is there.
 pub const FILE: &str = "/etc/tollgate/tollgate.toml";
+/// Directory beside a configuration whose `*.toml` are read after it, in the order of their names.
+const MORE: &str = "conf.d";
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,9 +44,11 @@ pub struct Config {
     pub price: Price,
     /// Tools that cost, in the order in which they are looked for.
     pub tool: Vec<Rule>,
+    /// cgroups that are tasks without a label on them, in the order in which they are looked for.
+    pub rule: Vec<label::Rule>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Daemon {
     pub state_dir: Option<PathBuf>,
@@ -61,7 +66,7 @@ pub struct Account {
     pub budget: Settings,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cgroup {
     /// Path below the cgroup v2 mount where `tollgate run` makes its cgroups.
@@ -74,7 +79,7 @@ impl Default for Cgroup {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kernel {
     /// Size of the record ring: a power of two.
@@ -150,18 +155,33 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the named file, else the usual one if it is there, else takes the defaults.
+    /// Reads the named file, else the usual one if it is there, else takes the defaults; then what `conf.d` beside it has. What a later file says
+    /// replaces what an earlier one said; lists of tables grow.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, or says something that is not known or makes no sense.
+    /// When a file cannot be read, is not TOML, or says something that is not known or makes no sense, alone or with the others.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = match named {
-            Some(path) => path,
-            None if Path::new(FILE).exists() => Path::new(FILE),
-            None => return Ok(Self::default()),
-        };
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.into(), what })
+        let path = named.unwrap_or(Path::new(FILE));
+        let mut all = toml::Table::new();
+        let mut last = path.to_path_buf();
+        let own = (named.is_some() || path.exists()).then(|| path.to_path_buf());
+        for path in own.into_iter().chain(more(path)?) {
+            let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            // Alone first: an error then has its line.
+            Self::parse(&text).map_err(|what| ConfigError::Invalid { path: path.clone(), what })?;
+            let table = text.parse().map_err(|error: toml::de::Error| ConfigError::Invalid {
+                path: path.clone(),
+                what: error.message().to_owned(),
+            })?;
+            merge(&mut all, table);
+            last = path;
+        }
+        let config: Self = all.try_into().map_err(|error: toml::de::Error| ConfigError::Invalid {
+            path: last.clone(),
+            what: error.message().into(),
+        })?;
+        config.check().map_err(|what| ConfigError::Invalid { path: last, what })?;
+        Ok(config)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -170,6 +190,13 @@ impl Config {
             let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
             format!("{line}{}", error.message().lines().next().unwrap_or_default())
         })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What makes no sense, in words.
+    fn check(&self) -> Result<(), String> {
+        let config = self;
         let ring = config.kernel.ring_mib;
         if !ring.is_power_of_two() || ring > 1024 {
             return Err(format!("kernel.ring_mib is {ring}: use a power of two up to 1024"));
@@ -201,7 +228,8 @@ impl Config {
             ));
         }
         Rules::new(config.tool.clone()).map_err(|error| error.to_string())?;
-        Ok(config)
+        label::Rules::new(&config.rule).map_err(|error| error.to_string())?;
+        Ok(())
     }
 
     /// Where the windows of budgets begin.
@@ -234,6 +262,23 @@ impl Config {
         Rules::new(self.tool.clone()).unwrap_or_default()
     }
 
+    /// Which cgroups are tasks.
+    pub fn rules(&self) -> label::Rules {
+        label::Rules::new(&self.rule).unwrap_or_default()
+    }
+
+    /// What of another configuration only a restart can bring about, by the names of the keys.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("daemon", self.daemon != other.daemon),
+            ("cgroup", self.cgroup != other.cgroup),
+            ("kernel", self.kernel != other.kernel),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
     pub fn state_dir(&self) -> &Path {
         self.daemon.state_dir.as_deref().unwrap_or(Path::new(STATE_DIR))
     }
@@ -248,9 +293,101 @@ impl Config {
     }
 }
 
+/// Files of `conf.d` beside a configuration.
+fn more(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let directory = path.parent().unwrap_or(Path::new("")).join(MORE);
+    let read = |source| ConfigError::Read { path: directory.clone(), source };
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(read)?,
+    };
+    let mut files =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(read)?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
+}
+
+/// What `later` says goes before; lists of tables grow.
+fn merge(earlier: &mut toml::Table, later: toml::Table) {
+    use toml::Value::{Array, Table};
+    for (key, value) in later {
+        match (earlier.get_mut(&key), value) {
+            (Some(Table(earlier)), Table(later)) => merge(earlier, later),
+            (Some(Array(earlier)), Array(later)) if later.iter().all(toml::Value::is_table) => earlier.extend(later),
+            (_, value) => drop(earlier.insert(key, value)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::Config;
+
+    fn load(directory: &Path) -> Result<Config, String> {
+        Config::load(Some(&directory.join("tollgate.toml"))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn more_files_say_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, text).expect("a file");
+        };
+        let rule = |task: &str| format!("[[rule]]\nunit = \"x.service\"\ntask = \"{task}\"\n");
+        write(
+            "tollgate.toml",
+            &format!("[budget]\ntotal = \"1\"\nhour = \"0.5\"\nwarn_percent = [50]\n{}", rule("one")),
+        );
+        write("conf.d/20.toml", &format!("[budget]\ntotal = \"3\"\n{}", rule("three")));
+        write("conf.d/10.toml", &format!("[budget]\ntotal = \"2\"\nwarn_percent = [80]\n{}", rule("two")));
+        write("conf.d/not-one.toml.bak", "nonsense");
+        let config = load(directory.path()).expect("a configuration");
+        let usd = |text: &str| Some(text.parse().expect("money"));
+        assert_eq!((config.budget.total, config.budget.hour), (usd("3"), usd("0.5")));
+        assert_eq!(config.budget.warn_percent, Some(vec![80]));
+        assert_eq!(config.rule.iter().map(|rule| rule.task.as_str()).collect::<Vec<_>>(), ["one", "two", "three"]);
+        write("conf.d/15.toml", "\n[budget]\ntotal = 1");
+        let error = load(directory.path()).expect_err("an amount without quotes");
+        assert!(error.contains("conf.d/15.toml is wrong: line 3: "), "{error}");
+    }
+
+    /// What stands in comments in the file of the package can be taken in as it is.
+    #[test]
+    fn the_packaged_configuration_is_valid_with_and_without_its_comments() {
+        const FILE: &str = include_str!("../../packaging/tollgate.toml");
+        Config::parse(FILE).expect("the file");
+        let is_key = |line: &str| {
+            let key = line.split_once(" = ").map(|(key, _)| key);
+            line.starts_with("[[")
+                || key.is_some_and(|key| key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_'))
+        };
+        let taken_in = FILE.lines().map(|line| line.strip_prefix("# ").filter(|line| is_key(line)).unwrap_or(line));
+        let text: Vec<&str> = taken_in.collect();
+        let config = Config::parse(&text.join("\n")).expect("with every key");
+        assert_eq!((config.rule.len(), config.account.len(), config.coverage.hosts.len()), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(load(directory.path()).expect_err("no file").starts_with("cannot read the configuration"));
+    }
+
+    #[test]
+    fn what_only_a_restart_changes_is_named() {
+        let parse = |text: &str| Config::parse(text).expect(text);
+        let now = parse("");
+        assert!(now.needs_restart(&parse("[budget]\ntotal = \"1\"\n[[rule]]\nunit = \"a\"\ntask = \"a\"")).is_empty());
+        assert_eq!(
+            now.needs_restart(&parse("[kernel]\nring_mib = 8\n[daemon]\ntime_zone = \"UTC\"")),
+            ["daemon", "kernel"]
+        );
+    }
 
     #[test]
     fn every_key_has_a_default() {
@@ -286,6 +423,7 @@ mod tests {
         assert!(wrong("[[tool]]\nname = \"a\"\nhost = \"b\"\nprice_per_item = \"1\"").contains("`items`"));
         assert!(wrong("[price]\nunpriced_cieling = \"off\"").starts_with("line 2: unknown field `unpriced_cieling`"));
         assert!(wrong("[[price.override]]\nname = \"x\"\npercent = \"x\"").starts_with("line 3: `x` is not a decimal"));
+        assert!(wrong("[[rule]]\nunit = \"a\"\ntask = \"{b}\"").starts_with("rule 1: task: nothing captures"));
         assert!(wrong("nonsense").starts_with("line 1: "));
     }
 }

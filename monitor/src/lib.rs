@@ -14,6 +14,8 @@ pub mod coverage;
 
 pub mod task;
 
+pub mod label;
+
 pub mod budget;
 
 pub mod enforce;

@@ -15,6 +15,8 @@ pub struct Row {
     pub way: &'static str,
     /// For `sh`, with `SCRIPTS`, `NATIVE`, and what the scripts read in the environment.
     pub start: &'static str,
+    /// In USD; a call costs 0.0035.
+    pub cap: &'static str,
     pub user: User,
     pub end: End,
     /// An alert about the task that there must be: its decision, and what it says.

@@ -3,10 +3,12 @@
 mod bench;
 mod command;
 mod fuzz;
+mod package;
 mod prices;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::{
     env,
@@ -31,6 +33,10 @@ enum Xtask {
     Fuzz(fuzz::Args),
     /// Measure how fast the pure rooms are
     Bench(bench::Args),
+    /// Make a Debian package
+    Package(package::Args),
+    /// Check the package in a Debian 12 guest with its own kernel and systemd
+    Vm,
     /// Write what the live tests of the clients and of the ways out showed into README.md and ESCAPES.md
     Matrix,
     /// Renew the embedded price tables from the newest genai-prices and litellm packages (for maintainers)
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         Xtask::Test(args) => test::run(&args).map(done),
         Xtask::Fuzz(args) => fuzz::run(&args).map(done),
         Xtask::Bench(args) => bench::run(&args).map(done),
+        Xtask::Package(args) => package::run(&args).map(done),
+        Xtask::Vm => vm::run().map(done),
         Xtask::Matrix => {
             let mut run = cargo();
             run.args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "client-matrix"]);

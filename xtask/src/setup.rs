@@ -46,8 +46,20 @@ const PACKAGES: [(&str, &str); 26] = [
     ("util-linux", "tests that take a kernel's features away"),
 ];
 
+/// What only the guest of `cargo xtask vm` needs.
+const VM_PACKAGES: [(&str, &str); 4] = [
+    ("debootstrap", "building the guest"),
+    ("e2fsprogs", "its disk"),
+    ("qemu-system-x86", "running it"),
+    ("seabios", "its firmware"),
+];
+
+pub fn vm() -> Result<()> {
+    install(&VM_PACKAGES)
+}
+
 pub fn run() -> Result<()> {
-    install_packages()?;
+    install(&PACKAGES)?;
     install_linker()?;
     install_components()
 }
@@ -69,7 +81,7 @@ pub fn is_root() -> bool {
     command::output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
 }
 
-fn install_packages() -> Result<()> {
+fn install(packages: &[(&'static str, &'static str)]) -> Result<()> {
     if !Path::new("/usr/bin/apt-get").is_file() {
         // Not Debian: what is missing is said by the steps that need it.
         println!(
@@ -77,7 +89,7 @@ fn install_packages() -> Result<()> {
         );
         return Ok(());
     }
-    let missing: Vec<(&str, &str)> = PACKAGES.into_iter().filter(|(package, _)| !is_installed(package)).collect();
+    let missing: Vec<(&str, &str)> = packages.iter().copied().filter(|(package, _)| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -107,18 +119,15 @@ fn is_installed(package: &str) -> bool {
     query.output().is_ok_and(|output| output.stdout == b"installed")
 }
 
-/// Where bpf-linker goes: a place of its own, so that another version that somebody uses is left alone.
-fn linker_root() -> Result<PathBuf> {
+/// Where a tool in this version goes: a place of its own, so that another version that somebody uses is left alone.
+pub fn tool_root(tool: &str, version: &str) -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("tollgate")
-        .join(format!("bpf-linker-{LINKER_VERSION}")))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("tollgate").join(format!("{tool}-{version}")))
 }
 
 fn install_linker() -> Result<()> {
-    let root = linker_root()?;
+    let root = tool_root("bpf-linker", LINKER_VERSION)?;
     if root.join("bin/bpf-linker").is_file() || env::var_os("TOLLGATE_BPF_LINKER").is_some() {
         return Ok(());
     }

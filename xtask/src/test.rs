@@ -32,7 +32,8 @@ pub fn run(args: &Args) -> Result<()> {
     // There are no examples in the documentation; without them the last result is one that says something.
     tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     tests.args(args.filter.as_deref());
-    run_tests(&mut tests)
+    let table = args.filter.is_none();
+    run_tests(&mut tests, table)
 }
 
 fn step(what: &str, command: &mut Command) -> Result<()> {
@@ -40,8 +41,8 @@ fn step(what: &str, command: &mut Command) -> Result<()> {
     command::run(command)
 }
 
-/// Runs all test programs, and sums up what each of them said.
-fn run_tests(command: &mut Command) -> Result<()> {
+/// Runs all test programs, and sums up what each of them said; with a table of the ways out that were tried, if all of them ran.
+fn run_tests(command: &mut Command, with_table: bool) -> Result<()> {
     let mut running = command.stdout(Stdio::piped()).spawn().context("could not start cargo test")?;
     let (mut passed, mut failed) = (0, 0);
     for line in BufReader::new(running.stdout.take().context("its output")?).lines() {
@@ -53,6 +54,12 @@ fn run_tests(command: &mut Command) -> Result<()> {
         }
     }
     let status = running.wait()?;
+    if with_table {
+        println!("== ways out of a budget");
+        let mut table = cargo();
+        table.args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "client-matrix", "--", "--print"]);
+        command::run(&mut table)?;
+    }
     println!("total: {passed} passed, {failed} failed");
     if !status.success() {
         bail!("the tests failed");

@@ -79,6 +79,36 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 26] = [
+        Self::Warn,
+        Self::Kill,
+        Self::Killed,
+        Self::KillFailed,
+        Self::Unpriced,
+        Self::Unread,
+        Self::Lost,
+        Self::Gap,
+        Self::Throttle,
+        Self::Cut,
+        Self::CutDone,
+        Self::Pause,
+        Self::Paused,
+        Self::Lifted,
+        Self::CallCut,
+        Self::Refused,
+        Self::Approval,
+        Self::Order,
+        Self::Incident,
+        Self::EffectFailed,
+        Self::AuditHead,
+        Self::Uncovered,
+        Self::Reach,
+        Self::Tampered,
+        Self::LedgerFailed,
+        Self::LedgerWritten,
+    ];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Warn => "warn",
@@ -279,4 +309,80 @@ fn print(said: &Said) {
     text.push('\n');
     // Where stderr is gone there is nobody to tell.
     std::io::stderr().write_all(text.as_bytes()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::Kind;
+
+    const CATALOGUE: &str = include_str!("../../../packaging/tollgate.catalog");
+
+    /// Exhaustive, so that a kind that is added is missed here by the compiler.
+    fn position(kind: Kind) -> usize {
+        match kind {
+            Kind::Warn => 0,
+            Kind::Kill => 1,
+            Kind::Killed => 2,
+            Kind::KillFailed => 3,
+            Kind::Unpriced => 4,
+            Kind::Unread => 5,
+            Kind::Lost => 6,
+            Kind::Gap => 7,
+            Kind::Throttle => 8,
+            Kind::Cut => 9,
+            Kind::CutDone => 10,
+            Kind::Pause => 11,
+            Kind::Paused => 12,
+            Kind::Lifted => 13,
+            Kind::CallCut => 14,
+            Kind::Refused => 15,
+            Kind::Approval => 16,
+            Kind::Order => 17,
+            Kind::Incident => 18,
+            Kind::EffectFailed => 19,
+            Kind::AuditHead => 20,
+            Kind::Uncovered => 21,
+            Kind::Reach => 22,
+            Kind::Tampered => 23,
+            Kind::LedgerFailed => 24,
+            Kind::LedgerWritten => 25,
+        }
+    }
+
+    #[test]
+    fn every_kind_is_listed_once() {
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(position(kind), index);
+        }
+        for distinct in [Kind::ALL.map(Kind::name), Kind::ALL.map(Kind::message_id)] {
+            assert_eq!(HashSet::from(distinct).len(), Kind::ALL.len());
+        }
+    }
+
+    /// `journalctl -x` explains every alert, and nothing else.
+    #[test]
+    fn the_journal_catalogue_has_an_entry_for_every_message() {
+        let entries: Vec<(&str, &str)> = CATALOGUE
+            .split("\n-- ")
+            .skip(1)
+            .map(|entry| entry.split_once('\n').expect("an id, then its text"))
+            .collect();
+        assert_eq!(
+            entries.iter().map(|(id, _)| *id).collect::<HashSet<_>>(),
+            HashSet::from(Kind::ALL.map(Kind::message_id))
+        );
+        assert_eq!(entries.len(), Kind::ALL.len());
+        for (id, text) in entries {
+            let (head, body) = text.split_once("\n\n").expect("a head, then a body");
+            assert!(head.starts_with("Subject: ") && head.contains("\nDefined-By: Tollgate\n"), "{id}: {head}");
+            assert!(!body.trim().is_empty(), "{id}");
+            for variable in text.split('@').skip(1).step_by(2) {
+                let known =
+                    ["TOLLGATE_TASK", "TOLLGATE_ACCOUNT", "TOLLGATE_ACTOR", "TOLLGATE_SPENT_USD", "TOLLGATE_CAP_USD"];
+                assert!(known.contains(&variable), "{id}: @{variable}@ is no field of an alert");
+            }
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub use server::{ListenError, Server, listen};
 use crate::{
     budget::Settings,
     engine::Order,
+    label::Said,
     task::{AccountName, Labels, TaskId},
 };
 
@@ -37,6 +38,22 @@ pub struct GiveOrder {
     pub account: AccountName,
     #[serde(flatten)]
     pub order: Order,
+}
+
+/// Body of `POST /v1/labels`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLabel {
+    /// A cgroup by its path from the root of the hierarchy or its directory, or the name of a systemd unit.
+    pub cgroup: String,
+    pub said: Said,
+}
+
+/// Body of `POST /v1/labels/remove`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveLabel {
+    pub cgroup: String,
 }
 
 /// Body of every answer that is not 2xx.

@@ -18,9 +18,10 @@ use axum::{
 };
 use tokio::net::UnixListener;
 
-use super::{GiveOrder, Problem, StartTask};
+use super::{GiveOrder, Problem, RemoveLabel, SetLabel, StartTask};
 use crate::{
-    engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, Past, Start, Started, Status},
+    enforce::{CgroupError, Hierarchy},
+    engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
     probe::{Fullness, Maps},
     report::Report,
@@ -47,6 +48,7 @@ struct App {
     ledger: Ledger,
     ledger_path: PathBuf,
     maps: Arc<Maps>,
+    hierarchy: Hierarchy,
 }
 
 /// Who is at the other end.
@@ -115,15 +117,18 @@ impl Server {
         ledger: Ledger,
         ledger_path: PathBuf,
         maps: Maps,
+        hierarchy: Hierarchy,
         until: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let app = App { engine, ledger, ledger_path, maps: Arc::new(maps) };
+        let app = App { engine, ledger, ledger_path, maps: Arc::new(maps), hierarchy };
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/maps", get(maps_of))
             .route("/v1/tasks", post(start))
             .route("/v1/orders", post(order))
             .route("/v1/incidents", get(incidents))
+            .route("/v1/labels", get(labels).post(label))
+            .route("/v1/labels/remove", post(unlabel))
             .route("/v1/tasks/{task}/join", post(join))
             .route("/v1/tasks/{task}/wait", get(wait))
             .route("/v1/tasks/{task}/report", get(report))
@@ -143,6 +148,7 @@ enum ApiError {
     Command(CommandError),
     Ledger(LedgerError),
     Kernel(io::Error),
+    Cgroup(CgroupError),
     Gone,
 }
 
@@ -162,6 +168,11 @@ impl IntoResponse for ApiError {
             Self::Command(error @ (CommandError::Inside(_) | CommandError::Nobody)) => {
                 (StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
+            Self::Cgroup(error) => (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string()),
+            Self::Command(error @ (CommandError::NoCgroup(_) | CommandError::NoLabel(_))) => {
+                (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string())
+            }
+            Self::Command(error @ CommandError::ByRule { .. }) => (StatusCode::CONFLICT, "failed", error.to_string()),
             Self::Command(error @ (CommandError::NoTask(_) | CommandError::NoAccount(_))) => {
                 (StatusCode::NOT_FOUND, "unknown-task", error.to_string())
             }
@@ -255,6 +266,47 @@ async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>)
     allowed(peer)?;
     app.ledger.flushed().await;
     read(&app, |ledger| ledger.incidents(None)).await.map(Json)
+}
+
+async fn labels(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<LabelStatus>> {
+    allowed(peer)?;
+    app.engine.ask(|reply| Command::Labels { reply }).await.map(Json).ok_or(ApiError::Gone)
+}
+
+async fn label(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(SetLabel { cgroup, said }): Json<SetLabel>,
+) -> Answer<LabelStatus> {
+    let actor = peer.describe();
+    let peer = allowed(peer)?;
+    let cgroup = find(&app, cgroup).await?;
+    let said = Box::new(said);
+    let labelled =
+        app.engine.ask(|reply| Command::Label { peer, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
+    app.ledger.flushed().await;
+    labelled.map(Json).map_err(ApiError::Command)
+}
+
+async fn unlabel(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(RemoveLabel { cgroup }): Json<RemoveLabel>,
+) -> Answer<LabelStatus> {
+    let actor = peer.describe();
+    let peer = allowed(peer)?;
+    let cgroup = find(&app, cgroup).await?;
+    let unlabelled =
+        app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
+    app.ledger.flushed().await;
+    unlabelled.map(Json).map_err(ApiError::Command)
+}
+
+/// The path of the cgroup that is meant.
+async fn find(app: &App, named: String) -> Result<String, ApiError> {
+    let hierarchy = app.hierarchy.clone();
+    let found = tokio::task::spawn_blocking(move || hierarchy.find(&named)).await;
+    found.map_err(|_| ApiError::Gone)?.map_err(ApiError::Cgroup)
 }
 
 /// Answers when the task is over. Meanwhile the connection tells whoever waits that the daemon lives.

@@ -13,12 +13,15 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::exit::{AlreadyRunning, NotAllowed};
+use super::{
+    exit::{AlreadyRunning, NotAllowed},
+    service,
+};
 use crate::{
     alert::Alerts,
     api,
     books::{Shelf, Tables},
-    config::Config,
+    config::{Config, ConfigError},
     enforce::{Gates, Hierarchy},
     engine::{self, Handle, Parts},
     ledger::{Ledger, Reader},
@@ -31,7 +34,7 @@ use crate::{
 ///
 /// Stays in the foreground; needs root. Says `ready` on stderr (and to systemd, if it was started by it) when all probes are attached.
 /// Decisions are written to the journal as structured fields, or as JSON lines on stderr where there is no journal.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Configuration file [default: /etc/tollgate/tollgate.toml, if it is there]
     #[arg(long, value_name = "FILE")]
@@ -59,32 +62,44 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_env("TOLLGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let mut config = Config::load(args.config.as_deref())?;
+    let config = args.load()?;
     if args.check {
         println!("the configuration is valid");
         return Ok(ExitCode::SUCCESS);
-    }
-    config.daemon.state_dir = args.state_dir.clone().or(config.daemon.state_dir);
-    config.daemon.socket = args.socket.clone().or(config.daemon.socket);
-    config.kernel.pin_directory = args.pin_dir.clone().unwrap_or(config.kernel.pin_directory);
-    if args.no_pins {
-        config.kernel.pin_directory = PathBuf::new();
     }
     if !nix::unistd::geteuid().is_root() {
         return Err(NotAllowed("the daemon must be run as root: eBPF probes and cgroups need it".into()).into());
     }
     let _lock = lock(config.state_dir())?;
-    // Whoever takes all memory should not have its meter ended for it.
-    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
-        tracing::warn!("the kernel may end this daemon when memory is short: {error}");
-    }
-    let code = serve(&config)?;
-    if args.unpin_on_exit
-        && let Some(directory) = config.pin_directory()
-    {
-        println!("{}", super::unpin::unpin(directory)?);
+    let unpins = config.pin_directory().map(PathBuf::from).filter(|_| args.unpin_on_exit);
+    let code = serve(args, config)?;
+    if let Some(directory) = unpins {
+        println!("{}", super::unpin::unpin(&directory)?);
     }
     Ok(code)
+}
+
+impl Args {
+    /// The configuration as it holds for this daemon.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.config.as_deref())?;
+        self.override_in(&mut config);
+        Ok(config)
+    }
+
+    fn override_in(&self, config: &mut Config) {
+        config.daemon.state_dir = self.state_dir.clone().or(config.daemon.state_dir.take());
+        config.daemon.socket = self.socket.clone().or(config.daemon.socket.take());
+        if let Some(directory) = &self.pin_dir {
+            config.kernel.pin_directory.clone_from(directory);
+        }
+        if self.no_pins {
+            config.kernel.pin_directory = PathBuf::new();
+        }
+    }
 }
 
 /// One daemon per state directory; the lock goes with the process, however it ends.
@@ -134,9 +149,11 @@ fn prices(config: &Config) -> &'static PriceBook {
     prices
 }
 
-fn serve(config: &Config) -> Result<ExitCode> {
+fn serve(args: &Args, config: Config) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        // Before anything takes time: a signal meanwhile is for this daemon, not for what it does by default.
+        let reload = signal(SignalKind::hangup())?;
         let server = api::listen(config.socket())?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
         let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } = probe::load(&Setup {
@@ -159,15 +176,15 @@ fn serve(config: &Config) -> Result<ExitCode> {
             memberships,
             gates: Gates::new(gates)?,
             traffic,
-            hierarchy,
+            hierarchy: hierarchy.clone(),
             ledger: ledger.clone(),
             alerts: Alerts::start(ledger.audit_head())?,
             looked,
             key: key(config.state_dir())?,
-            prices: prices(config),
+            prices: prices(&config),
         };
         let (handle, commands) = Handle::new();
-        let engine = engine::start(parts, config, &reader, commands)?;
+        let engine = engine::start(parts, &config, &reader, commands)?;
         // Takes a moment, and the first estimate should not wait for it.
         std::thread::spawn(meter::load_vocabularies);
 
@@ -182,10 +199,16 @@ fn serve(config: &Config) -> Result<ExitCode> {
             // First, so that whoever waits for a task hears that this daemon will not see its end.
             ending.shutdown();
         };
+        // Whoever takes all memory should not have its meter ended for it.
+        if let Err(error) = fs::write("/proc/self/oom_score_adj", "-900") {
+            tracing::info!("the kernel may end this daemon when memory is short: {error}");
+        }
         tracing::info!("ready: {attached} files with TLS probed, listening on {}", config.socket().display());
-        // Outside systemd there is nobody to tell.
-        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
-        server.serve(handle, ledger.clone(), ledger_path, maps, until).await?;
+        service::ready();
+        tokio::spawn(service::watchdog(handle.clone()));
+        tokio::spawn(service::reload(reload, args.clone(), config, handle.clone()));
+        server.serve(handle, ledger.clone(), ledger_path, maps, hierarchy, until).await?;
+        service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
         ledger.flushed().await;
         Ok(ExitCode::SUCCESS)

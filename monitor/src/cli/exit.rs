@@ -20,7 +20,7 @@ use crate::{
 pub const FAILURE: u8 = 1;
 /// An input file is wrong, or the audit chain is broken (`EX_DATAERR`).
 pub const BAD_INPUT: u8 = 65;
-/// There is no such task (`EX_NOINPUT`).
+/// There is no such task or cgroup (`EX_NOINPUT`).
 pub const UNKNOWN_TASK: u8 = 66;
 /// There is no price for it (`EX_NOINPUT`).
 pub const NO_PRICE: u8 = 66;
@@ -57,7 +57,7 @@ Exit codes:
    1  failed                        73  the ledger cannot be used
    2  wrong usage                   74  the configuration cannot be read
   65  wrong input, broken audit     75  another daemon runs
-  66  unknown task, or no price     77  not allowed
+  66  unknown task, cgroup, price   77  not allowed
   69  no daemon answers             78  the configuration is wrong
   70  the kernel has no BTF         79  the task has no money left
   71  no cgroup v2 is mounted      137  `run`: killed at its cap
@@ -118,7 +118,7 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     match error.downcast_ref::<ClientError>()? {
         ClientError::Unreachable { .. } => Some(NO_DAEMON),
         ClientError::Refused(problem) => Some(match problem.kind.as_str() {
-            "unknown-task" => UNKNOWN_TASK,
+            "unknown-task" | "unknown-cgroup" => UNKNOWN_TASK,
             "exhausted" => EXHAUSTED,
             "forbidden" => NOT_ALLOWED,
             _ => FAILURE,

@@ -1,16 +1,20 @@
 //! The command line.
 
 mod audit;
+mod config_file;
 mod daemon;
+mod docs;
 mod exit;
 mod incidents;
 mod join;
+mod label;
 mod orders;
 mod prices;
 mod probe;
 mod replay;
 mod report;
 mod run;
+mod service;
 mod status;
 mod unpin;
 
@@ -48,6 +52,11 @@ enum Command {
     Budget(orders::Budget),
     Incidents(incidents::Args),
     Audit(audit::Args),
+    Label(label::Label),
+    Unlabel(label::Unlabel),
+    Labels(label::Labels),
+    #[command(subcommand)]
+    Config(config_file::Verb),
     Replay(replay::Args),
     #[command(subcommand)]
     Prices(prices::Verb),
@@ -55,6 +64,8 @@ enum Command {
     Unpin(unpin::Args),
     #[command(hide = true)]
     Join(join::Args),
+    #[command(hide = true)]
+    Docs(docs::Args),
 }
 
 /// Where the daemon is.
@@ -87,6 +98,11 @@ pub fn main() -> ExitCode {
         Command::Budget(args) => args.run(),
         Command::Incidents(args) => incidents::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Label(args) => args.run(),
+        Command::Unlabel(args) => args.run(),
+        Command::Labels(args) => args.run(),
+        Command::Config(verb) => config_file::run(verb),
+        Command::Docs(args) => docs::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
         Command::Probe(args) => probe::run(args),

@@ -156,7 +156,7 @@ pub fn without_port(authority: &str) -> Option<Box<str>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::{Beginning, Told, without_port};
 
     /// As a client with other parts of the same size would send it (RFC 8446 §4.1.2): an SNI, ALPN, and padding of `padding` bytes.

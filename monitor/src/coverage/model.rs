@@ -133,6 +133,11 @@ impl Models {
         Self { hosts: HashMap::new(), rates }
     }
 
+    /// Other rates for hosts that nothing is known of.
+    pub const fn set_rates(&mut self, rates: Rates) {
+        self.rates = rates;
+    }
+
     pub fn add(&mut self, host: &str, sample: &Sample) {
         if let Some(fit) = self.hosts.get_mut(host) {
             fit.add(sample);

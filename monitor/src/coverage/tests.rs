@@ -1,9 +1,12 @@
 //! The whole room, by the events that the kernel would tell.
 
-use monitor_common::{SPEAKS_QUIC, SPEAKS_TLS, Socket};
+use monitor_common::{SPEAKS_PLAIN, SPEAKS_QUIC, SPEAKS_TLS, Socket};
 
-use super::{Coverage, Finding, Settings};
-use crate::probe::Slot;
+use super::{
+    Coverage, Finding, Settings,
+    hello::tests::{client_hello, in_records},
+};
+use crate::{price::Money, probe::Slot};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -62,4 +65,112 @@ fn nothing_of_a_task_is_left_when_it_is_forgotten() {
     coverage.forget_task(Slot(1));
     coverage.ends(3, SECOND);
     assert!(coverage.take_findings().is_empty());
+}
+
+/// A connection after its handshake.
+fn tls(application: u64, readable: u64, received: u64) -> Socket {
+    Socket {
+        sent: 600 + application,
+        received: 1000 + received,
+        application,
+        readable,
+        first_application: u64::from(application > 0),
+        received_before: if application > 0 { 1000 } else { 0 },
+        slot: 1,
+        tgid: 7,
+        speaks: SPEAKS_TLS,
+        ..Socket::default()
+    }
+}
+
+fn coverage() -> Coverage {
+    Coverage::new(Settings { hosts: vec!["*.example".parse().expect("a pattern")], ..Settings::default() })
+}
+
+/// Looks at all connections again, which have not changed.
+fn later(coverage: &mut Coverage, sockets: &[(u64, Socket)], is_read: bool, now: u64) -> Vec<Finding> {
+    let mut look = |cookie, _| sockets.iter().find(|(of, _)| *of == cookie).map(|(_, socket)| *socket);
+    coverage.look_around(&mut look, &|_| is_read, now);
+    coverage.take_findings()
+}
+
+#[test]
+fn what_an_unread_connection_does_costs_from_spell_to_spell() {
+    let mut coverage = coverage();
+    let mut cost = |sent, received, now| {
+        coverage.passes(1, &tls(sent, 0, received), false, false, now);
+        coverage.take_findings()
+    };
+    assert!(
+        matches!(cost(1_000_000, 0, 0)[..], [Finding::Uncovered(_), Finding::Running { cost, .. }] if cost.to_string() == "0.6")
+    );
+    assert!(matches!(cost(1_000_000, 1_000_000, 1)[..], [Finding::Running { cost, .. }] if cost.to_string() == "0.7"));
+    assert_eq!(cost(1_000_000, 1_000_000, 2), [], "nothing new");
+    let settled = |findings: &[Finding]| match findings {
+        [Finding::Settled { sent, received, cost, .. }] => (*sent, *received, cost.to_string()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(settled(&cost(1_000_000, 1_000_000, 3 * SECOND)), (1_000_000, 1_000_000, "0.7".into()));
+    // What comes by itself is nothing that was asked for; what is asked for next is another call.
+    assert_eq!(cost(1_000_000, 1_000_100, 4 * SECOND), []);
+    assert!(matches!(cost(2_000_000, 1_000_100, 5 * SECOND)[..], [Finding::Running { .. }]));
+    coverage.ends(1, 6 * SECOND);
+    assert_eq!(settled(&coverage.take_findings()), (1_000_000, 100, "0.60001".into()));
+}
+
+#[test]
+fn calls_that_are_read_teach_what_those_cost_that_are_not() {
+    let mut coverage = coverage();
+    assert!(!coverage.is_model_host("api.test") && coverage.is_model_host("llm.example"));
+    let hello = in_records(&client_hello("api.test", 0), 4000);
+    let mut sockets = Vec::new();
+    for number in 0..10 {
+        let cookie = 100 + number;
+        coverage.begins(cookie, Slot(1), 7, 0, &hello, false, 0);
+        coverage.passes(cookie, &tls(1, 1, 0), false, true, 0);
+        coverage.asked(7, "API.test:443");
+        sockets.push((cookie, tls(500, 500, 4000)));
+        assert!(later(&mut coverage, &sockets, true, 1).is_empty());
+        coverage.answered(7, "api.test:443", Some(Money::from_pico_usd(9_000_000_000)));
+        assert!(later(&mut coverage, &sockets, true, 2).is_empty());
+    }
+    assert!(coverage.is_model_host("api.test"));
+    coverage.begins(1, Slot(1), 78, 0, &hello, false, 3);
+    coverage.passes(1, &tls(500, 0, 4000), false, false, 3);
+    let findings = coverage.take_findings();
+    let [Finding::Uncovered(found), Finding::Running { cost, .. }] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!(found.host.as_deref(), Some("api.test"));
+    let millionths = cost.pico_usd() / 1_000_000;
+    assert!((8500..9500).contains(&millionths), "{cost}");
+}
+
+#[test]
+fn plaintext_is_found_that_nobody_reads_and_only_that() {
+    let plain = Socket { sent: 80, slot: 1, tgid: 7, speaks: SPEAKS_PLAIN, ..Socket::default() };
+    for is_read in [true, false] {
+        let mut coverage = coverage();
+        if is_read {
+            coverage.is_read(1, 0);
+        }
+        coverage.begins(1, Slot(1), 7, 0, b"GET /v1/models HTTP/1.1\r\nHost: llm.example\r\n\r\n", false, 0);
+        assert!(later(&mut coverage, &[(1, plain)], false, 1).is_empty());
+        let findings = later(&mut coverage, &[(1, plain)], false, SECOND);
+        assert_eq!(uncovered(&findings), usize::from(!is_read), "{findings:?}");
+    }
+    let mut coverage = coverage();
+    coverage.begins(1, Slot(1), 7, 0, b"SSH-2.0-OpenSSH_9.2\r\n", false, 0);
+    assert!(later(&mut coverage, &[(1, plain)], false, SECOND).is_empty());
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut coverage = Coverage::new(Settings { connections: 10, ..Settings::default() });
+    for cookie in 0..30 {
+        coverage.passes(cookie, &tls(0, 0, 0), false, false, 0);
+    }
+    assert_eq!(coverage.missed(), 20);
+    // Nobody told their end: they are gone from the kernel's map.
+    assert!(later(&mut coverage, &[], false, 1).is_empty());
+    coverage.passes(40, &tls(0, 0, 0), false, false, 2);
+    assert_eq!(coverage.missed(), 20);
 }

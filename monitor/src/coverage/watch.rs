@@ -159,6 +159,12 @@ impl Coverage {
         }
     }
 
+    /// Other settings hold from now on; what was learned of hosts stays.
+    pub fn configure(&mut self, settings: Settings) {
+        self.models.set_rates(settings.rates);
+        self.settings = settings;
+    }
+
     pub fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }
@@ -233,7 +239,7 @@ impl Coverage {
         Some(self.groups.entry(key).or_default())
     }
 
-    /// What has passed on a socket by now. `has_readable` says whether its process has ever used a probed function.
+    /// What has passed on a socket by now. `has_readable` says whether its family of processes has ever used a probed function.
     pub fn passes(&mut self, cookie: u64, socket: &Socket, is_stopped: bool, has_readable: bool, now: u64) {
         let (slot, pid) = (Slot(socket.slot), socket.tgid);
         // One that has sent nothing that matters and of which nothing is known needs no place.
@@ -348,8 +354,9 @@ impl Coverage {
         }
     }
 
-    /// Looks at some connections again: those that were looked at longest ago, and those that cost. `has_readable` is as in [`Coverage::passes`].
-    pub fn look_around(&mut self, look: Look<'_>, has_readable: &dyn Fn(Pid) -> bool, now: u64) {
+    /// Looks at some connections again: those that were looked at longest ago, and those that cost. `has_readable` says of a family what
+    /// it says in [`Coverage::passes`].
+    pub fn look_around(&mut self, look: Look<'_>, has_readable: &dyn Fn(u32) -> bool, now: u64) {
         for _ in 0..self.order.len().min(ROUND) {
             let Some(cookie) = self.order.pop_front() else { break };
             if !self.flows.contains_key(&cookie) {
@@ -361,16 +368,15 @@ impl Coverage {
         self.sample(look, has_readable, now);
     }
 
-    fn look_at(&mut self, cookie: u64, look: Look<'_>, has_readable: &dyn Fn(Pid) -> bool, now: u64) {
+    fn look_at(&mut self, cookie: u64, look: Look<'_>, has_readable: &dyn Fn(u32) -> bool, now: u64) {
         let Some(watched) = self.flows.get_mut(&cookie) else { return };
         match look(cookie, watched.flow.is_datagrams) {
             Some(socket) => {
                 if watched.pid == 0 {
                     (watched.slot, watched.pid) = (Slot(socket.slot), socket.tgid);
                 }
-                let pid = watched.pid;
                 watched.flow.passes(&socket, now);
-                self.judge(cookie, has_readable(pid), now);
+                self.judge(cookie, has_readable(socket.family), now);
             }
             // Its end was not told.
             None => self.ends(cookie, now),
@@ -378,7 +384,7 @@ impl Coverage {
     }
 
     /// Calls that are over teach what a byte costs.
-    fn sample(&mut self, look: Look<'_>, has_readable: &dyn Fn(Pid) -> bool, now: u64) {
+    fn sample(&mut self, look: Look<'_>, has_readable: &dyn Fn(u32) -> bool, now: u64) {
         let is_due = |group: &Group| group.in_flight == 0 && !group.cost.is_zero();
         let due: Vec<_> = self.groups.iter().filter(|(_, group)| is_due(group)).map(|(key, _)| key.clone()).collect();
         for key in due {

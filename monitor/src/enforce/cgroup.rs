@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{probe::Pid, task::TaskId};
+use crate::{label::Place, probe::Pid, task::TaskId};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -14,6 +14,10 @@ pub enum CgroupError {
         "no cgroup v2 is mounted: run `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` or boot with the unified hierarchy"
     )]
     NotMounted,
+    #[error("there is no cgroup {0}; name one by its path, or a systemd unit that runs")]
+    Unknown(String),
+    #[error("several cgroups are of unit {unit}: {cgroups}; name one of them by its path")]
+    Ambiguous { unit: String, cgroups: String },
     #[error("cannot {what} {path}: {source}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
@@ -61,12 +65,78 @@ impl Hierarchy {
         fs::File::open(&self.root).map_err(at("open", &self.root))
     }
 
-    /// The task whose cgroup, or a cgroup below it, a process is in.
-    pub fn task_of(&self, pid: Pid) -> Option<TaskId> {
+    /// The path from the root of the hierarchy of a cgroup that is named by it, by its directory, or by its systemd unit.
+    ///
+    /// # Errors
+    /// When there is none, or a unit has several.
+    pub fn find(&self, named: &str) -> Result<String, CgroupError> {
+        let unknown = || CgroupError::Unknown(named.to_owned());
+        if named.contains('/') {
+            let below =
+                Path::new(named).strip_prefix(&self.root).map_or(named, |path| path.to_str().unwrap_or_default());
+            let parts: Vec<_> = below.split('/').filter(|part| !part.is_empty()).collect();
+            let path = format!("/{}", parts.join("/"));
+            let is_one = !parts.is_empty()
+                && parts.iter().all(|&part| part != "." && part != "..")
+                && self.directory(&path).is_dir();
+            return if is_one { Ok(path) } else { Err(unknown()) };
+        }
+        let is_unit = |path: &String| Place::of(path).unit == Some(named);
+        let mut found: Vec<_> = self.all().into_iter().filter(is_unit).collect();
+        match found.len() {
+            0 | 1 => found.pop().ok_or_else(unknown),
+            _ => Err(CgroupError::Ambiguous { unit: named.to_owned(), cgroups: found.join(", ") }),
+        }
+    }
+
+    /// The path of a process' cgroup, from the root of the hierarchy.
+    pub fn path_of(&self, pid: Pid) -> Option<String> {
         let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         // The line of cgroup v2 (cgroups(7)).
-        let path = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let below = Path::new(path).strip_prefix(&self.subtree).ok()?;
+        memberships.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    }
+
+    /// The directory of a cgroup, by its path from the root of the hierarchy.
+    pub fn directory(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The path of a cgroup from the root of the hierarchy, by its directory.
+    pub fn path(&self, cgroup: &Cgroup) -> String {
+        let below = cgroup.path.strip_prefix(&self.root).unwrap_or(&cgroup.path);
+        format!("/{}", below.display())
+    }
+
+    /// Whether it is one of those that this daemon makes, and so takes away.
+    pub fn is_own(&self, cgroup: &Cgroup) -> bool {
+        cgroup.path.starts_with(&self.tasks)
+    }
+
+    /// As [`Self::is_own`], by the path from the root of the hierarchy.
+    pub fn is_own_path(&self, path: &str) -> bool {
+        Path::new(path).starts_with(&self.subtree)
+    }
+
+    /// Paths of all cgroups but the root, outer ones first.
+    pub fn all(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut pending = vec![self.root.clone()];
+        while let Some(directory) = pending.pop() {
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+                let path = entry.path();
+                all.push(format!("/{}", path.strip_prefix(&self.root).unwrap_or(&path).display()));
+                pending.push(path);
+            }
+        }
+        all.sort_by_key(|path| path.matches('/').count());
+        all
+    }
+
+    /// The task whose cgroup, or a cgroup below it, a process is in.
+    pub fn task_of(&self, pid: Pid) -> Option<TaskId> {
+        let path = self.path_of(pid)?;
+        let below = Path::new(&path).strip_prefix(&self.subtree).ok()?;
         below.iter().next()?.to_str()?.parse().ok()
     }
 
@@ -128,6 +198,11 @@ impl Cgroup {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is still there; another one may have its path by now.
+    pub fn exists(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.id)
     }
 
     pub fn id(&self) -> u64 {

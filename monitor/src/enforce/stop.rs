@@ -44,6 +44,11 @@ pub(super) fn signal(pid: Pid, signal: Signal) -> Result<(), Errno> {
     if pid <= 1 { Err(Errno::ESRCH) } else { kill(NixPid::from_raw(pid), signal) }
 }
 
+/// Stops a process, for a moment. Never this daemon, which would not wake again.
+pub fn stop(pid: Pid) -> bool {
+    pid != std::process::id() && signal(pid, Signal::SIGSTOP).is_ok()
+}
+
 /// Lets a held process go on.
 pub fn resume(pid: Pid) -> bool {
     signal(pid, Signal::SIGCONT).is_ok()

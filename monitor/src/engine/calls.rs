@@ -56,6 +56,8 @@ impl Engine {
             Event::Forked { slot, parent, child } => self.on_forked(slot, parent, child, at),
             Event::Executed { slot, pid, path } => self.on_executed(slot, pid, path, at),
             Event::Mapped { pid, slot, mapping, waits } => self.on_mapped(pid, slot.filter(|_| waits), mapping),
+            Event::CgroupMade { path } => self.on_cgroup_made(path),
+            Event::CgroupMove { pid } => self.on_cgroup_move(pid),
             Event::Reached { slot, pid, reach, detail } => self.on_reached(slot, pid, reach, detail),
             Event::Hello { cookie, slot, pid, offset, bytes, is_quic } => {
                 self.coverage.begins(cookie, slot, pid, offset, bytes, is_quic, time);
@@ -168,7 +170,6 @@ impl Engine {
             }
             Step::Running { exchange, cost } => self.on_running(id, slot, exchange, cost),
             Step::Finished { exchange, charge, is_complete, asks } => {
-                self.tools_asked(slot, &asks, at);
                 self.on_finished(id, slot, exchange, (charge, asks), is_complete, at);
             }
             Step::Passed => {
@@ -314,6 +315,7 @@ impl Engine {
         }
         self.settle(slot, call.hold, is_due, &charge, is_complete, at);
         if is_due {
+            self.tools_asked(slot, &asks, at);
             self.watch_call(slot, Ended { id: call.hold.0, pid: id.pid, charge: &charge, at }, &asks);
         }
         self.ledger.put(Entry::Charged { call: call.hold.0, charge, at });

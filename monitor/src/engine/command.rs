@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{asker::Asker, latency::Summary};
 use crate::{
     budget::{InvalidBudget, OnDaemonLoss, Settings},
+    config::Config,
     coverage::Share,
+    label::Said,
     ledger::{PastCharge, PastOrder, PastTrouble},
     price::Money,
     probe::Attached,
@@ -40,6 +42,33 @@ pub enum Command {
         account: AccountName,
         order: Box<Order>,
         reply: Reply<AccountStatus>,
+    },
+    /// A cgroup, by its path from the root of the hierarchy, becomes a task.
+    Label {
+        peer: Asker,
+        actor: String,
+        cgroup: String,
+        said: Box<Said>,
+        reply: Reply<LabelStatus>,
+    },
+    /// It is none any longer.
+    Unlabel {
+        peer: Asker,
+        actor: String,
+        cgroup: String,
+        reply: Reply<LabelStatus>,
+    },
+    Labels {
+        reply: oneshot::Sender<Vec<LabelStatus>>,
+    },
+    /// Another configuration holds from now on.
+    Configure {
+        config: Box<Config>,
+        reply: oneshot::Sender<()>,
+    },
+    /// Answered by an engine that works.
+    Ping {
+        reply: oneshot::Sender<()>,
     },
     Status {
         reply: oneshot::Sender<Status>,
@@ -112,6 +141,12 @@ pub enum CommandError {
     Nobody,
     #[error("there is no task {0}: open it first")]
     NoTask(TaskId),
+    #[error("there is no cgroup {0}")]
+    NoCgroup(String),
+    #[error("the cgroup {0} has no label; `tollgate labels` lists those that have one")]
+    NoLabel(String),
+    #[error("the cgroup {cgroup} is a task by rule {number} of the configuration: change that one")]
+    ByRule { cgroup: String, number: usize },
     #[error("no task of {0} has run since the daemon started")]
     NoAccount(AccountName),
     #[error("task {task} has no money left: spent ${spent} of ${cap}; give it a larger --budget")]
@@ -143,6 +178,20 @@ pub struct Started {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Joined {
     pub task: TaskId,
+}
+
+/// A cgroup that is a task by a label or a rule.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LabelStatus {
+    /// Its path from the root of the hierarchy.
+    pub cgroup: String,
+    pub task: TaskId,
+    #[serde(flatten)]
+    pub labels: Labels,
+    pub budget: Settings,
+    pub state: String,
+    /// `label`, or which rule.
+    pub by: String,
 }
 
 /// What the daemon is doing.

@@ -91,7 +91,7 @@ impl Engine {
     }
 
     pub fn on_traffic(&mut self, cookie: u64, socket: &Socket, is_over: bool, is_stopped: bool, now: u64) {
-        let has_readable = self.traffic.readable(socket.tgid).is_some();
+        let has_readable = self.traffic.readable(socket.family).is_some();
         self.coverage.passes(cookie, socket, is_stopped, has_readable, now);
         if is_over {
             self.coverage.ends(cookie, now);
@@ -104,7 +104,7 @@ impl Engine {
         let (traffic, now) = (&self.traffic, boot_nanoseconds());
         let mut look =
             |cookie, is_datagrams| if is_datagrams { traffic.datagrams(cookie) } else { traffic.socket(cookie) };
-        self.coverage.look_around(&mut look, &|pid| traffic.readable(pid).is_some(), now);
+        self.coverage.look_around(&mut look, &|family| traffic.readable(family).is_some(), now);
         let missed = self.coverage.missed();
         if missed > self.unread.missed {
             self.unread.missed = missed;

@@ -76,7 +76,9 @@ pub const NEXT_TO_NOTHING: Money = Money::from_pico_usd(1);
 /// Whether a write of this length is the head of an HTTP/1 request whose body comes in another one. The kernel judges likewise.
 pub fn is_head_alone(bytes: &[u8], len: usize) -> bool {
     let has_body = [&b"POST "[..], b"PUT ", b"PATCH "].iter().any(|method| bytes.starts_with(method));
-    has_body && bytes.len() == len && bytes.ends_with(b"\r\n\r\n")
+    // A body may end like a head: then the first empty line is somewhere else.
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+    has_body && bytes.len() == len && head == Some(len)
 }
 
 /// A head as it may be kept until its body comes: no field that carries a secret is among its lines.
@@ -247,6 +249,16 @@ impl Engine {
             self.release_held(&process);
             return self.drop_kept_back(process);
         }
+        let stopped_before = |task: &super::state::Task| task.given.is_some() && task.state.is_over();
+        if self.tasks.get(&slot).is_some_and(stopped_before) && process.requests.is_empty() && !process.is_refused {
+            // It came into the cgroup of a task that was stopped, whose gate is shut: it may do everything but send.
+            if process.mappings.is_empty() {
+                self.let_go(pid, &process);
+            } else {
+                self.held.insert(pid, process);
+            }
+            return;
+        }
         if !self.is_running(slot) || process.is_refused {
             // Its end, or that of its connections, is on the way, and it must not be woken before.
             self.held.insert(pid, process);
@@ -377,7 +389,17 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::without_secrets;
+    use super::{is_head_alone, without_secrets};
+
+    #[test]
+    fn a_head_with_its_body_is_not_alone() {
+        let head = b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\n";
+        assert!(is_head_alone(head, head.len()));
+        let whole = [&head[..], b"{}\r\n\r\n"].concat();
+        assert!(!is_head_alone(&whole, whole.len()));
+        assert!(!is_head_alone(&[&whole[..], head].concat(), whole.len() + head.len()));
+        assert!(!is_head_alone(head, head.len() + 9), "more is to come in the same write");
+    }
 
     #[test]
     fn a_kept_head_has_no_secrets() {

@@ -88,6 +88,7 @@ impl Engine {
             self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
         // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
         let inside = by_membership.or_else(|| self.hierarchy.task_of(peer));
+        let inside = inside.or_else(|| self.labelled_task_of(peer));
         if let Some(task) = inside {
             return Err(CommandError::Inside(task));
         }
@@ -95,7 +96,7 @@ impl Engine {
         if asker.is_there() { Ok(()) } else { Err(CommandError::Nobody) }
     }
 
-    pub(super) fn open_task(
+    pub fn open_task(
         &mut self,
         id: &TaskId,
         labels: Labels,
@@ -129,6 +130,7 @@ impl Engine {
         let work = Work::starting_in(&cgroup);
         let task = Task {
             id: id.clone(),
+            given: None,
             labels,
             cgroup,
             account,
@@ -169,10 +171,12 @@ impl Engine {
         Some(slot)
     }
 
-    fn forget_task(&mut self, slot: Slot) {
+    pub fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
             self.coverage.forget_task(slot);
             self.slots.remove(&task.id);
+            // That of one that was stopped, and whose cgroup is still there, was kept.
+            self.memberships.unlabel_cgroup(task.cgroup.id());
             // Parts of it that are over go with it; those that run have lost what they were a part of, and keep its account.
             let parts: Vec<Slot> = self
                 .tasks
@@ -259,8 +263,9 @@ impl Engine {
         self.settle_straddling(|_| false);
         self.probes.beat();
         let now = Instant::now();
-        let running =
-            |(slot, task): (&Slot, &Task)| (task.state == TaskState::Running && task.was_entered).then_some(*slot);
+        let running = |(slot, task): (&Slot, &Task)| {
+            (task.state == TaskState::Running && (task.was_entered || task.given.is_some())).then_some(*slot)
+        };
         let slots: Vec<Slot> = self.tasks.iter().filter_map(running).collect();
         self.count_cpu_of_all(&slots, now.duration_since(self.reconciled) >= RECONCILE);
         for slot in slots {
@@ -272,6 +277,7 @@ impl Engine {
             self.reconciled = now;
             self.reconcile();
         }
+        self.label_later();
         self.report_losses();
         self.watch_ledger();
     }
@@ -298,6 +304,7 @@ impl Engine {
             }
         }
         self.forget_lost_credits();
+        self.find_newcomers();
     }
 
     /// A record is read within milliseconds. A credit that was taken and is not seen since the last time was taken by a request whose record
@@ -335,12 +342,11 @@ impl Engine {
         }
     }
 
-    fn on_gone(&mut self, pid: Pid, slot: Slot) {
+    pub fn on_gone(&mut self, pid: Pid, slot: Slot) {
         let now = Timestamp::now();
         self.forget_held(pid);
         self.close_process(pid, now);
         self.memberships.forget(pid);
-        self.traffic.forget(pid);
         self.coverage.forget_process(pid, boot_nanoseconds());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);
@@ -350,6 +356,9 @@ impl Engine {
 
     fn end_if_empty(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
+        if task.given.is_some() && task.cgroup.exists() {
+            return;
+        }
         if task.cgroup.is_populated() || task.tree.living().any(|pid| !is_gone(pid)) {
             return;
         }
@@ -359,15 +368,21 @@ impl Engine {
         self.finish(slot, TaskState::Ended);
     }
 
-    fn finish(&mut self, slot: Slot, state: TaskState) {
+    pub fn finish(&mut self, slot: Slot, state: TaskState) {
         self.count_cpu(slot);
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         task.state = state;
         let account = task.account;
         self.accounts.deactivate(task.account, Timestamp::now());
         self.ledger.put(Entry::TaskEnded { task: task.id.clone(), state: state.name(), at: Timestamp::now() });
+        if task.given.is_some() && state == TaskState::Stopped && task.cgroup.exists() {
+            // Whoever comes into it finds the gate shut.
+            return;
+        }
         self.memberships.unlabel_cgroup(task.cgroup.id());
-        task.cgroup.remove();
+        if self.hierarchy.is_own(&task.cgroup) {
+            task.cgroup.remove();
+        }
         self.watch_end(account);
     }
 

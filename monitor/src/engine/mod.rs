@@ -8,9 +8,11 @@ mod asker;
 mod calls;
 mod clock;
 mod command;
+mod configure;
 mod coverage;
 mod effects;
 mod held;
+mod labels;
 mod latency;
 mod lifecycle;
 mod orders;
@@ -24,6 +26,6 @@ mod work;
 
 pub use asker::Asker;
 pub use command::{
-    AccountStatus, Command, CommandError, Handle, Joined, Order, Past, Start, Started, Status, TaskStatus,
+    AccountStatus, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status, TaskStatus,
 };
 pub use run::{Parts, start};

@@ -42,6 +42,10 @@ impl Engine {
 
     /// A process of a task does what may take it, or its requests, out of the task.
     pub fn on_reached(&mut self, slot: Slot, pid: Pid, reach: Reach, detail: &[u8]) {
+        // What it does is looked up only while there is something to say: it may do it a million times.
+        if self.tasks.get(&slot).is_none_or(|task| task.reached.len() > SAID) {
+            return;
+        }
         let Some(said) = self.what_is_reached(slot, pid, reach, detail) else { return };
         let Some(task) = self.tasks.get_mut(&slot) else { return };
         if task.reached.len() > SAID || !task.reached.insert(said.clone().into()) {
@@ -113,7 +117,8 @@ impl Engine {
 
 fn describe(pid: Pid) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    format!("process {pid} ({})", name.trim())
+    // It names itself.
+    format!("process {pid} ({})", name.trim().replace(|letter: char| letter.is_control(), "?"))
 }
 
 /// Whether the process numbers processes as the daemon does. One that is gone is taken to.
@@ -157,6 +162,12 @@ impl Engine {
         let Some(task) = self.tasks.get(&slot) else { return };
         let (lent, there) = (self.accounts.credits(task.account), self.gates.credits(slot));
         let label = self.memberships.label_of(task.cgroup.id());
+        if there > lent && self.probes.counters().dropped_records > 0 {
+            // Records were lost, by which the books may differ: what is too much is taken back, and nobody is accused.
+            let excess = self.gates.take_back(slot, there - lent);
+            tracing::warn!("task {}: {excess} credits were taken back after records were lost", task.id);
+            return;
+        }
         let what = if there > lent {
             format!("its gate has {there} credits, and {lent} were lent")
         } else if self.gates.is_shut(slot) {

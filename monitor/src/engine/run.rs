@@ -84,6 +84,9 @@ pub fn start(
         tools: config.tools().into(),
         budget: config.budget.clone(),
         configured: config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect(),
+        rules: config.rules(),
+        unlabelled: Vec::new(),
+        ledger_path: config.state_dir().join("ledger.db"),
         accounts: Accounts::new(config.zone().map_err(StartError::Zone)?, Timestamp::now()),
         watcher: Watcher {
             signals: Signals::new(config.signals.rules(&MoneyLimits::default())),
@@ -112,6 +115,7 @@ pub fn start(
         reconciled: Instant::now(),
     };
     engine.recover(ledger)?;
+    engine.label_all();
     engine.probes.activate();
     engine.catch_up(&mut ring);
     balance(&mut engine);
@@ -211,6 +215,19 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
         Command::Task { task, reply } => {
             let task = engine.slots.get(&task).and_then(|slot| engine.tasks.get(slot));
             drop(reply.send(task.map(|task| engine.task_status(task))));
+        }
+        Command::Label { peer, actor, cgroup, said, reply } => {
+            drop(reply.send(engine.label(&peer, &actor, &cgroup, &said)));
+        }
+        Command::Unlabel { peer, actor, cgroup, reply } => drop(reply.send(engine.unlabel(&peer, &actor, &cgroup))),
+        Command::Labels { reply } => drop(reply.send(engine.labels())),
+        Command::Configure { config, reply } => {
+            engine.configure(&config);
+            // Who asked may be gone.
+            reply.send(()).ok();
+        }
+        Command::Ping { reply } => {
+            reply.send(()).ok();
         }
         Command::Shutdown => return true,
     }

@@ -59,9 +59,11 @@ impl Engine {
             }
             _ => What::Closed,
         };
-        process.kept_back.push(KeptBack { connection, time, what });
-        if process.kept_back.len() > MOST_KEPT_BACK {
-            // One that stands still sends nothing.
+        if process.kept_back.len() < MOST_KEPT_BACK {
+            process.kept_back.push(KeptBack { connection, time, what });
+        } else if process.kept_back.len() == MOST_KEPT_BACK {
+            // One that stands still sends nothing. The last one only says that this was done.
+            process.kept_back.push(KeptBack { connection, time, what: What::Closed });
             kill_process(connection.pid);
         }
         true

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -24,6 +25,7 @@ use crate::{
     budget::{AccountId, Accounts, Balance, HoldId, Settings, UNLIMITED, Window},
     coverage::Coverage,
     enforce::{Cgroup, Gates, Hierarchy},
+    label,
     ledger::{Entry, Ledger},
     meter::tool::Rules,
     pipeline::Pipeline,
@@ -49,6 +51,12 @@ pub struct Engine {
     pub budget: Settings,
     /// What the configuration says of single accounts.
     pub configured: HashMap<AccountName, Settings>,
+    /// Which cgroups are tasks.
+    pub rules: label::Rules,
+    /// cgroups that could not be labelled yet, by their paths.
+    pub unlabelled: Vec<String>,
+    /// Where the ledger lies, for what tasks that are labelled have spent before.
+    pub ledger_path: PathBuf,
     pub accounts: Accounts,
     /// What sees trouble.
     pub watcher: Watcher,
@@ -117,8 +125,19 @@ impl TaskState {
     }
 }
 
+/// Who has said that a cgroup is a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// A label on it.
+    Label,
+    /// A rule of the configuration, by its number.
+    Rule(usize),
+}
+
 pub struct Task {
     pub id: TaskId,
+    /// Its cgroup is somebody else's, who makes it and takes it away: the task lasts as long.
+    pub given: Option<Given>,
     pub labels: Labels,
     pub cgroup: Cgroup,
     pub account: AccountId,

@@ -248,13 +248,14 @@ impl Reader {
         })
     }
 
-    /// What was done about the last trouble of an account that was more than a warning, unless somebody has let the account go on since.
+    /// What was done about trouble of an account that was more than a warning, the strictest of it, unless somebody has let the account go on since.
     /// Of a task, since it was last started.
     pub fn standing_trouble(&self, account: &AccountName) -> Result<Option<PastTrouble>, LedgerError> {
         let sql = "SELECT action, reason FROM incidents WHERE account = ?1 AND action <> 'warn' \
                    AND at >= coalesce((SELECT max(started_at) FROM tasks WHERE task = ?1), '') \
-                   AND at >= coalesce((SELECT max(at) FROM orders WHERE account = ?1 AND what NOT LIKE '%\"budget\"%'), '') \
-                   ORDER BY id DESC LIMIT 1";
+                   AND at >= coalesce((SELECT max(at) FROM orders WHERE account = ?1 AND (what LIKE '%\"order\":\"add\"%' OR what LIKE '%\"order\":\"until\"%' OR what LIKE '%\"order\":\"resume\"%')), '') \
+                   ORDER BY CASE WHEN action LIKE 'kill%' THEN 4 WHEN action LIKE 'pause%' THEN 3 WHEN action LIKE 'cut%' THEN 2 ELSE 1 END DESC, \
+                   id DESC LIMIT 1";
         let rows = self.rows(sql, &account.to_string(), |row| {
             Ok(PastTrouble { action: row.get("action")?, reason: row.get("reason")? })
         })?;

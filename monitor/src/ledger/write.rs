@@ -115,6 +115,8 @@ type Failure = Arc<Mutex<Option<String>>>;
 const BATCH: usize = 512;
 /// How long to wait before a failed transaction (a full disk, a lock) is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often somebody who cannot be interrupted looks whether it is done.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
 impl Ledger {
     /// Opens the ledger and starts its writer.
@@ -144,6 +146,21 @@ impl Ledger {
     pub fn put(&self, entry: Entry) {
         if self.entries.send(entry).is_err() {
             tracing::error!("the ledger's writer is gone: what is spent from now on is not kept");
+        }
+    }
+
+    /// As [`Self::flushed`], for who cannot be interrupted; at most so long. Says whether it is.
+    pub fn flush_within(&self, limit: Duration) -> bool {
+        let (sender, mut receiver) = oneshot::channel();
+        self.put(Entry::Barrier(sender));
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            match receiver.try_recv() {
+                Ok(()) => return true,
+                Err(oneshot::error::TryRecvError::Closed) => return false,
+                Err(oneshot::error::TryRecvError::Empty) if std::time::Instant::now() > deadline => return false,
+                Err(oneshot::error::TryRecvError::Empty) => thread::sleep(LOOK_AGAIN),
+            }
         }
     }
 

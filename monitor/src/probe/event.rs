@@ -2,10 +2,10 @@
 
 use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
-    FLAG_SOCKET, FLAG_STOPPED, FLAG_UNATTENDED, FLAG_WAITS, FileKey, Header, KIND_CLOSE, KIND_DATA, KIND_EXEC,
-    KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START, KIND_TRAFFIC, NO_TASK, REACH_BPF,
-    REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE,
-    Socket,
+    FLAG_SOCKET, FLAG_STOPPED, FLAG_UNATTENDED, FLAG_WAITS, FileKey, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE,
+    KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START,
+    KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE,
+    REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -129,6 +129,14 @@ pub enum Event<'a> {
         mapping: Mapping,
         waits: bool,
     },
+    /// A cgroup was made. Paths are from the root of the hierarchy; one that fills the record may be longer.
+    CgroupMade {
+        path: &'a [u8],
+    },
+    /// A process of a task was moved, or one was moved into a labelled cgroup.
+    CgroupMove {
+        pid: Pid,
+    },
     /// A process reaches for what is not its task's; `detail` is the address of a Unix socket.
     Reached {
         slot: Slot,
@@ -210,6 +218,11 @@ pub struct Mapping {
     pub file: FileKey,
 }
 
+impl Mapping {
+    /// Any of those that a process has.
+    pub const UNKNOWN: Self = Self { start: 0, end: 0, file: FileKey { inode: 0, device: 0, generation: 0 } };
+}
+
 impl<'a> Event<'a> {
     /// Reads a record; `None` for a kind that this daemon does not know.
     pub fn parse(record: &'a [u8]) -> Option<(Self, u64)> {
@@ -287,6 +300,8 @@ impl<'a> Event<'a> {
                 },
                 waits: header.flags & FLAG_WAITS != 0,
             },
+            KIND_CGROUP_MADE => Event::CgroupMade { path: payload },
+            KIND_CGROUP_MOVE => Event::CgroupMove { pid: header.tgid },
             KIND_REACH => Event::Reached { slot, pid: header.tgid, reach: Reach::of(&header)?, detail: payload },
             _ => return None,
         };

@@ -55,12 +55,14 @@ const REACHING: [(&str, &str, &str); 12] = [
     ("waiting_enter", "enter", "sendmmsg"),
     ("waiting_splice", "enter", "splice"),
 ];
-const TRACEPOINTS: [(&str, &str); 5] = [
+const TRACEPOINTS: [(&str, &str); 7] = [
     ("task", "task_newtask"),
     ("sched", "sched_process_exec"),
     ("sched", "sched_process_exit"),
     ("syscalls", "sys_exit_mmap"),
     ("syscalls", "sys_enter_mprotect"),
+    ("cgroup", "cgroup_mkdir"),
+    ("cgroup", "cgroup_attach_task"),
 ];
 /// What drops the packets of sockets that are held; attached to the root of the cgroup hierarchy, so that nobody leaves it behind.
 const EGRESS: &str = "hold_egress";
@@ -110,7 +112,7 @@ const MEMBERS: [(&str, &str, &str); 23] = [
     ("SOCK_PEER_PID", "sock", "sk_peer_pid"),
     ("PID_NUMBERS", "pid", "numbers"),
 ];
-const FIELDS: [(&str, &str, &str); 9] = [
+const FIELDS: [(&str, &str, &str); 16] = [
     ("NEWTASK_PID", "task/task_newtask", "pid"),
     ("NEWTASK_CLONE_FLAGS", "task/task_newtask", "clone_flags"),
     ("EXEC_FILENAME", "sched/sched_process_exec", "filename"),
@@ -120,6 +122,13 @@ const FIELDS: [(&str, &str, &str); 9] = [
     ("ENTER_NUMBER", "syscalls/sys_enter_write", "__syscall_nr"),
     ("EXIT_NUMBER", "syscalls/sys_exit_write", "__syscall_nr"),
     ("EXIT_RESULT", "syscalls/sys_exit_write", "ret"),
+    ("MKDIR_ROOT", "cgroup/cgroup_mkdir", "root"),
+    ("MKDIR_ID", "cgroup/cgroup_mkdir", "id"),
+    ("MKDIR_PATH", "cgroup/cgroup_mkdir", "path"),
+    ("ATTACH_ROOT", "cgroup/cgroup_attach_task", "dst_root"),
+    ("ATTACH_ID", "cgroup/cgroup_attach_task", "dst_id"),
+    ("ATTACH_PATH", "cgroup/cgroup_attach_task", "dst_path"),
+    ("ATTACH_PID", "cgroup/cgroup_attach_task", "pid"),
 ];
 
 /// What the programs are loaded for.
@@ -265,7 +274,7 @@ pub fn load(setup: &Setup<'_>) -> Result<Loaded, LoadError> {
 }
 
 /// Maps that are taken out of the kernel or kept for the next daemon.
-pub(super) const MAPS: [&str; 22] = [
+pub(super) const MAPS: [&str; 23] = [
     "CALLS",
     "CGROUPS",
     "CONNECTIONS",
@@ -273,6 +282,7 @@ pub(super) const MAPS: [&str; 22] = [
     "DAEMON",
     "DATAGRAMS",
     "DENIED",
+    "FAMILIES",
     "FILES",
     "GATES",
     "HELD_SOCKETS",
@@ -379,6 +389,7 @@ impl Loader<'_> {
             .map_max_entries("HELD_SOCKETS", capacity.connections)
             .map_max_entries("SOCKETS", capacity.connections)
             .map_max_entries("READABLE", capacity.processes)
+            .map_max_entries("FAMILIES", capacity.processes)
             .override_global("GENERATION", &self.generation, true);
         for (variable, offset) in self.offsets {
             loader.override_global(variable, offset, true);

@@ -90,6 +90,7 @@ impl Takeover {
         self.copy::<ConnectionKey, Connection>("CONNECTIONS", ANY);
         self.copy::<u64, Socket>("SOCKETS", ANY);
         self.copy::<u32, Readable>("READABLE", ANY);
+        self.copy::<u32, u32>("FAMILIES", ANY);
         self.copy_new_members();
         presence.set_generation(0);
         thread::sleep(BOTH);

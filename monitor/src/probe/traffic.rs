@@ -28,9 +28,9 @@ impl Traffic {
         self.datagrams.get(&cookie, 0).ok()
     }
 
-    /// Plaintext that the process has handed to TLS functions.
-    pub fn readable(&self, pid: Pid) -> Option<Readable> {
-        self.readable.get(&pid, 0).ok()
+    /// Plaintext that a family of processes has handed to TLS functions.
+    pub fn readable(&self, family: u32) -> Option<Readable> {
+        self.readable.get(&family, 0).ok()
     }
 
     /// From now on application data of the task that cannot be read is kept from leaving, or is not.
@@ -49,12 +49,6 @@ impl Traffic {
     pub fn deny(&mut self, pid: Pid, socket: &Socket) -> io::Result<()> {
         let to = Destination { tgid: pid, port: socket.port, address: socket.address };
         self.denied.insert(to, 1, 0).map_err(io::Error::other)
-    }
-
-    /// A process is gone, and its id may be used again.
-    pub fn forget(&mut self, pid: Pid) {
-        // Absent is what is wanted.
-        self.readable.remove(&pid).ok();
     }
 }
 

@@ -9,16 +9,17 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct TaskId(Box<str>);
 
-/// Longest name; a cgroup directory may have 255 bytes.
-const MAX_LEN: usize = 128;
-
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a task name: use 1 to {MAX_LEN} letters, digits, `-`, `_`, `:`, `@`, `+` or `.`, and begin with a letter or digit"
+    "`{0}` is not a task name: use 1 to {most} letters, digits, `-`, `_`, `:`, `@`, `+` or `.`, and begin with a letter or digit",
+    most = TaskId::MAX_LEN
 )]
 pub struct InvalidTaskId(String);
 
 impl TaskId {
+    /// Longest name; a cgroup directory may have 255 bytes.
+    pub const MAX_LEN: usize = 128;
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -31,8 +32,8 @@ impl FromStr for TaskId {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_:@+.".contains(c);
         let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         // `cgroup.` is the kernel's own prefix for files of a cgroup.
-        if text.len() > MAX_LEN || !begins_well || !text.chars().all(allowed) || text.starts_with("cgroup.") {
-            return Err(InvalidTaskId(text.chars().take(MAX_LEN).collect()));
+        if text.len() > Self::MAX_LEN || !begins_well || !text.chars().all(allowed) || text.starts_with("cgroup.") {
+            return Err(InvalidTaskId(text.chars().take(Self::MAX_LEN).collect()));
         }
         Ok(Self(text.into()))
     }

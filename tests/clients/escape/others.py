@@ -137,7 +137,7 @@ def orders_fake_root():
 def orders_orphaned():
     """Whoever has connected is gone when the order comes: nobody is in no task."""
     near, far = os.pipe()
-    text = json.dumps({"account": os.environ["TASK"], "order": {"order": "add", "usd": "100"}})
+    text = json.dumps({"account": os.environ["TASK"], "order": "add", "usd": "100"})
     if os.fork() == 0:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(os.environ["SOCKET"])
@@ -150,6 +150,7 @@ def orders_orphaned():
     os.wait()
     said = os.read(near, 4096).decode()
     agent.tried("an order on the connection of a process that has ended: " + said)
+    assert "403" in said, said
     agent.spend()
 
 

@@ -66,6 +66,34 @@ def pipelined_plain():
     pipelined("PLAIN")
 
 
+def methods(base):
+    """Requests by methods that no agent uses go before, in the same write and in many of their own."""
+    agent.spend(base, calls=1)
+
+    def free(method):
+        return f"{method} /v1/nothing HTTP/1.1\r\nhost: localhost\r\nx-test-client: {agent.CLIENT}\r\n\r\n".encode()
+
+    agent.tried("methods that are not known")
+    for method in ("TRACE", "PROPFIND", "VERSION-CONTROL", "QUERY"):
+        stream = agent.raw(base)
+        stream.sendall(free(method) + agent.request())
+        agent.answer(stream, agent.answer(stream))
+        for _ in range(40):
+            stream.sendall(free(method))
+            agent.answer(stream)
+        for _ in range(agent.CALLS):
+            stream.sendall(agent.request())
+            agent.answer(stream)
+
+
+def methods_tls():
+    methods("BASE")
+
+
+def methods_plain():
+    methods("PLAIN")
+
+
 def smuggled(base):
     """No request that costs begins where a write does: the first comes with one that is free, the others with the end of the one before."""
     agent.spend(base, calls=1)
@@ -198,6 +226,7 @@ def tiny():
 def flood():
     """Plaintext that looks like requests, more than the ring can take, around calls."""
     listener = socket.create_server(("127.0.0.1", 0))
+    load = b"PUT /upload HTTP/1.1\r\ncontent-length: 4194304\r\n\r\n" + b"x" * (4 << 20)
 
     def swallow():
         while True:
@@ -205,18 +234,23 @@ def flood():
             threading.Thread(target=drain, args=(connection,), daemon=True).start()
 
     def drain(connection):
-        while connection.recv(1 << 20):
-            pass
+        left = len(load)
+        while (got := len(connection.recv(min(left, 1 << 20)))):
+            left -= got
+            if left == 0:
+                left = len(load)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
-    threading.Thread(target=swallow, daemon=True).start()
+    # Not here: this process will stand still at the gate.
     if os.fork() == 0:
-        load = b"PUT /upload HTTP/1.1\r\ncontent-length: 4194304\r\n\r\n" + b"x" * (4 << 20)
+        swallow()
+    if os.fork() == 0:
         with socket.create_connection(listener.getsockname()) as out:
             for _ in range(15):
                 out.sendall(load)
+                agent.answer(out)
         os._exit(0)
     agent.tried("60 MB that look like a request")
-    time.sleep(0.2)
     agent.insist(agent.spend)
 
 

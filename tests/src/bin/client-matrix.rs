@@ -1,8 +1,9 @@
-//! Writes the tables of clients and of ways out into `README.md` and `ESCAPES.md`, from what the live tests have written down.
+//! Writes the tables of clients and of ways out into `README.md` and `ESCAPES.md`, from what the live tests have written down. With `--print` it says
+//! how each way out ended, and writes nothing.
 
 #![forbid(unsafe_code)]
 
-use std::{fs, process::ExitCode};
+use std::{env, fs, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use tollgate_tests::{
@@ -12,7 +13,8 @@ use tollgate_tests::{
 };
 
 fn main() -> ExitCode {
-    match ways_out().and_then(|()| clients()) {
+    let is_asked = env::args().any(|argument| argument == "--print");
+    match if is_asked { print() } else { ways_out().and_then(|()| clients()) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("client-matrix: {error:#}");
@@ -40,10 +42,31 @@ fn clients() -> anyhow::Result<()> {
     replace("README.md", matrix::MARKERS, section, &table)
 }
 
-fn ways_out() -> anyhow::Result<()> {
+/// How the last run of the live tests ended.
+fn tried() -> anyhow::Result<Vec<escapes::Shown>> {
     let path = build_tree::target_dir()?.join("escapes.json");
     let text = fs::read(&path).with_context(|| format!("{}: run the live tests first", path.display()))?;
-    let shown: Vec<escapes::Shown> = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| path.display().to_string())
+}
+
+fn print() -> anyhow::Result<()> {
+    let shown = tried()?;
+    for row in escapes::ROWS {
+        let shown = shown.iter().find(|shown| shown.name == row.name);
+        let ended = match shown {
+            None => "was not tried".to_owned(),
+            Some(escapes::Shown { failure: Some(failure), .. }) => {
+                format!("NOT as expected: {}", failure.lines().next().unwrap_or_default())
+            }
+            Some(escapes::Shown { calls, .. }) => format!("{}, {calls} calls", row.end.name()),
+        };
+        println!("{:18} {ended:32} {}", row.name, row.way);
+    }
+    Ok(())
+}
+
+fn ways_out() -> anyhow::Result<()> {
+    let shown = tried()?;
     let mut table = escapes::HEAD.to_owned();
     for row in escapes::ROWS {
         let shown = shown.iter().find(|shown| shown.name == row.name);

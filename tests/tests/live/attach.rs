@@ -177,6 +177,8 @@ fn replaced_libraries_leave_nothing_behind() {
     // What curl and the shell have mapped is known from now on.
     run(&bench, "before", "cp --version > /dev/null; curl --version > /dev/null");
     let before = bench.daemon.status().probes.len();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", bench.daemon.pid())).expect("its descriptors").count();
+    let open_before = descriptors();
     let directory = tempfile::tempdir().expect("a directory");
     let here = directory.path().display();
     let script = format!(
@@ -185,8 +187,9 @@ fn replaced_libraries_leave_nothing_behind() {
     run(&bench, "replaced", &script);
     let gone = until(|| (bench.daemon.status().probes.len() == before).then_some(()));
     assert!(gone.is_some(), "{before} files were probed before, and after: {:#?}", bench.daemon.status().probes);
-    let open = fs::read_dir(format!("/proc/{}/fd", bench.daemon.pid())).expect("its descriptors").count();
-    assert!(open < 200, "{open} descriptors are open");
+    // A few come and go with what the daemon does.
+    let closed = until(|| (descriptors() <= open_before + 8).then_some(()));
+    assert!(closed.is_some(), "{open_before} descriptors were open before, and after: {}", descriptors());
     bench.assert_lossless();
 }
 

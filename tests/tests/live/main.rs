@@ -9,6 +9,7 @@ mod counts;
 mod coverage;
 mod escape;
 mod holds;
+mod labels;
 mod ladder;
 mod matrix;
 mod metering;

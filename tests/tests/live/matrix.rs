@@ -18,7 +18,10 @@ use tollgate_tests::{
 };
 
 use super::{
-    AMPLE, Bench, assert_exit, coverage::assert_uncovered_alert, metering::assert_metered_as, plaintext, python,
+    AMPLE, Bench, assert_exit,
+    coverage::{assert_covered, assert_uncovered_alert},
+    metering::assert_metered_as,
+    plaintext, python,
 };
 
 #[test]
@@ -126,7 +129,8 @@ fn client_is_as_expected(bench: &Bench, row: &Row, bodies: &Path, kit: &Kit) {
     assert_eq!(billed, row.calls, "{}: calls that arrived at the server, of {paths:?}", row.name);
     match row.expected {
         Expected::Exact => {
-            assert_metered_as(bench, &task, &truths);
+            let report = assert_metered_as(bench, &task, &truths);
+            assert_covered(bench, &report);
         }
         Expected::Estimated => assert_estimated(bench, &task, &truths),
         Expected::Uncovered => assert_uncovered(bench, &task),

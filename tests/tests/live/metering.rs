@@ -15,7 +15,9 @@ use super::{AMPLE, Bench, assert_exit, assert_usd, file_name, python, text};
 /// Compares a task's report with the truth of the client that ran in it. All of its calls have told their usage.
 #[track_caller]
 pub(super) fn assert_metered(bench: &Bench, task: &str) -> Report {
-    assert_metered_as(bench, task, &bench.server.truth_of(task))
+    let report = assert_metered_as(bench, task, &bench.server.truth_of(task));
+    super::coverage::assert_covered(bench, &report);
+    report
 }
 
 /// As [`assert_metered`], for clients that do not tell the server who they are.
@@ -56,7 +58,6 @@ pub(super) fn assert_metered_as(bench: &Bench, task: &str, truths: &[Truth]) -> 
     assert_usd(report.spent(), spent, task);
     assert_usd(report.held(), 0, "held when all calls have ended");
     assert_eq!(report.usage, usage, "{task}: total usage");
-    super::coverage::assert_covered(bench, &report);
     assert_eq!((report.unpriced, report.unread), (0, 0), "{task}: unpriced and unread");
     let by_model = report.models.iter().map(|model| (&*model.model, (model.calls, model.usage, usd(&model.cost_usd))));
     assert_eq!(by_model.collect::<BTreeMap<_, _>>(), models, "{task}: models");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use tollgate_tests::{Client, Seen, model_server::State};
@@ -10,15 +10,14 @@ use tollgate_tests::{Client, Seen, model_server::State};
 use super::{Bench, CAP, assert_exit};
 
 /// A process outside of every task that makes a call when told to.
-struct Neighbour {
-    child: Child,
+pub struct Neighbour {
+    pub child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Neighbour {
-    fn start(client: &Client) -> Self {
-        let mut command = client.command();
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starting a neighbour");
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let mut neighbour = Self { child, input, output: BufReader::new(output) };
@@ -32,7 +31,7 @@ impl Neighbour {
         line
     }
 
-    fn call(&mut self) -> Seen {
+    pub fn call(&mut self) -> Seen {
         self.input.write_all(b"call\n").expect("telling a neighbour to call");
         let line = self.line();
         Seen::lines(line.as_bytes()).pop().unwrap_or_else(|| panic!("the neighbour has ended"))
@@ -50,7 +49,7 @@ impl Drop for Neighbour {
 #[test]
 fn a_neighbour_is_neither_recorded_nor_stopped() {
     let bench = Bench::new();
-    let mut neighbour = Neighbour::start(&Client::plain_tls(&bench.server, "neighbour"));
+    let mut neighbour = Neighbour::start(&mut Client::plain_tls(&bench.server, "neighbour").command());
     let mut seen = vec![neighbour.call(), neighbour.call()];
 
     let output = bench.daemon.run("capped", CAP, &Client::loop_agent(&bench.server, "capped"));
