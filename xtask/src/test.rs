@@ -5,15 +5,18 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::{cargo, command, fuzz, setup};
+use crate::{cargo, command, fuzz, setup, vm};
 
 /// Arguments for the test runner, after `--`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only tests whose name contains this
     filter: Option<String>,
+    /// Without the checks in a guest, which take some ten minutes
+    #[arg(long)]
+    no_vm: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -32,8 +35,28 @@ pub fn run(args: &Args) -> Result<()> {
     // There are no examples in the documentation; without them the last result is one that says something.
     tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     tests.args(args.filter.as_deref());
-    let table = args.filter.is_none();
-    run_tests(&mut tests, table)
+    let is_all = args.filter.is_none();
+    let Tests { mut passed, mut failed, is_success } = run_tests(&mut tests)?;
+    if is_all {
+        println!("== ways out of a budget");
+        let mut table = cargo();
+        table.args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "client-matrix", "--", "--print"]);
+        command::run(&mut table)?;
+    }
+    let guest = if is_all && !args.no_vm {
+        println!("== the package, in a guest");
+        vm::check().map(|checks| {
+            passed += checks.passed;
+            failed += checks.failed;
+        })
+    } else {
+        Ok(())
+    };
+    println!("total: {passed} passed, {failed} failed");
+    guest?;
+    ensure!(is_success && failed == 0, "the tests failed");
+    ensure!(passed > 0, "no test ran");
+    Ok(())
 }
 
 fn step(what: &str, command: &mut Command) -> Result<()> {
@@ -41,8 +64,15 @@ fn step(what: &str, command: &mut Command) -> Result<()> {
     command::run(command)
 }
 
-/// Runs all test programs, and sums up what each of them said; with a table of the ways out that were tried, if all of them ran.
-fn run_tests(command: &mut Command, with_table: bool) -> Result<()> {
+/// How the test programs ended.
+struct Tests {
+    passed: u64,
+    failed: u64,
+    is_success: bool,
+}
+
+/// Runs all test programs, and sums up what each of them said.
+fn run_tests(command: &mut Command) -> Result<Tests> {
     let mut running = command.stdout(Stdio::piped()).spawn().context("could not start cargo test")?;
     let (mut passed, mut failed) = (0, 0);
     for line in BufReader::new(running.stdout.take().context("its output")?).lines() {
@@ -53,19 +83,7 @@ fn run_tests(command: &mut Command, with_table: bool) -> Result<()> {
             failed += number_before(result, " failed");
         }
     }
-    let status = running.wait()?;
-    if with_table {
-        println!("== ways out of a budget");
-        let mut table = cargo();
-        table.args(["run", "--quiet", "--package", "tollgate-tests", "--bin", "client-matrix", "--", "--print"]);
-        command::run(&mut table)?;
-    }
-    println!("total: {passed} passed, {failed} failed");
-    if !status.success() {
-        bail!("the tests failed");
-    }
-    ensure!(passed > 0, "no test ran");
-    Ok(())
+    Ok(Tests { passed, failed, is_success: running.wait()?.success() })
 }
 
 /// The number in front of a word: `ok. 12 passed; 0 failed; …`.

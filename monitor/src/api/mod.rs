@@ -30,6 +30,10 @@ pub struct StartTask {
     /// No cap: metered only.
     #[serde(default)]
     pub budget: Settings,
+    /// The cgroup that the task is to have, by its path from the root of the hierarchy: made by whoever asks, and gone once it is empty. None: one
+    /// that the daemon makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// Body of `POST /v1/orders`.

@@ -231,7 +231,7 @@ async fn start(
 ) -> Answer<Started> {
     let peer = allowed(peer)?;
     app.ledger.flushed().await;
-    let StartTask { task, labels, budget } = body;
+    let StartTask { task, labels, budget, cgroup } = body;
     let (known, names) = (task.clone(), labels.above());
     let past = move |ledger: &Reader| {
         let above = names.into_iter().filter(|name| !matches!(name, AccountName::Task(_))).map(|account| {
@@ -242,7 +242,7 @@ async fn start(
         Ok((ledger.charges(known.as_str())?, above.collect::<Result<Vec<_>, LedgerError>>()?))
     };
     let (charges, above) = read(&app, past).await?;
-    let start = Box::new(Start { task, labels, budget, charges, above });
+    let start = Box::new(Start { task, labels, budget, cgroup, charges, above });
     let started = app.engine.ask(|reply| Command::Start { peer, start, reply }).await.ok_or(ApiError::Gone)?;
     started.map(Json).map_err(ApiError::Command)
 }

@@ -14,6 +14,7 @@ mod probe;
 mod replay;
 mod report;
 mod run;
+mod scope;
 mod service;
 mod status;
 mod unpin;

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io,
-    os::unix::process::ExitStatusExt as _,
+    io::{self, Write as _},
+    os::{fd::AsRawFd as _, unix::process::ExitStatusExt as _},
     process::{Child, Command, ExitCode, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -20,7 +21,7 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 
-use super::{Socket, exit, wait_for};
+use super::{Socket, exit, join, scope, wait_for};
 use crate::{
     api::{StartTask, client::Client},
     budget::{OnDaemonLoss, Settings},
@@ -61,6 +62,9 @@ pub struct Args {
     /// Task that this one is a part of: it pays for it too
     #[arg(long, value_name = "TASK")]
     parent: Option<TaskId>,
+    /// Run it in a cgroup that the daemon makes, also where systemd could make a scope for it
+    #[arg(long)]
+    no_scope: bool,
     #[command(flatten)]
     socket: Socket,
     /// The command and its arguments
@@ -86,22 +90,46 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     budget.total = args.budget.or(budget.total);
     budget.budget()?;
     let labels = Labels { tenant: args.tenant.clone(), workflow: args.workflow.clone(), parent: args.parent.clone() };
-    let start = StartTask { task: task.clone(), labels, budget };
-    let started: Started = wait_for(client.post("/v1/tasks", &start))??;
+    let mut start = StartTask { task: task.clone(), labels, budget, cgroup: None };
 
     // Before the child, so that no signal of the terminal is missed. Stopping is left alone: a terminal stops both.
     let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
+    let (waits, mut word) = io::pipe().context("cannot make a pipe")?;
+    // The child is to have it after it has become the program that it starts with.
+    fcntl(&waits, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass a pipe on")?;
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(this)
         .arg("join")
         .arg("--task")
         .arg(task.as_str())
+        .arg("--word")
+        .arg(waits.as_raw_fd().to_string())
         .arg("--socket")
         .arg(&args.socket.socket)
         .arg("--")
         .args(&args.command)
         .spawn()
         .context("cannot start a process")?;
+    drop(waits);
+    if scope::is_there() && !args.no_scope {
+        match wait_for(scope::make(&task, start.budget.total, child.id()))? {
+            Ok(cgroup) => start.cgroup = Some(cgroup),
+            Err(error) => eprintln!("tollgate: task {task} runs in no scope of systemd: {}", super::one_line(&error)),
+        }
+    }
+    let started: Result<Started> = wait_for(client.post("/v1/tasks", &start))?.map_err(Into::into);
+    let started = match started {
+        Ok(started) => started,
+        Err(error) => {
+            // Without a word it ends.
+            drop(word);
+            child.wait().ok();
+            return Err(error);
+        }
+    };
+    let is_inside = start.cgroup.is_some_and(|cgroup| started.cgroup.ends_with(cgroup.trim_start_matches('/')));
+    word.write_all(if is_inside { join::INSIDE } else { join::JOIN }).context("the command's process is gone")?;
+    drop(word);
     forward(signals, &child)?;
     watch(client.clone(), task.clone(), started)?;
     let status = wait(&mut child)?;

@@ -89,6 +89,8 @@ pub struct Start {
     pub task: TaskId,
     pub labels: Labels,
     pub budget: Settings,
+    /// Path of the cgroup that was made for it.
+    pub cgroup: Option<String>,
     /// What the ledger knows of its calls.
     pub charges: Vec<PastCharge>,
     /// What it knows of the accounts above, in case they are not open.

@@ -153,12 +153,40 @@ impl Engine {
         })
     }
 
-    /// Makes the cgroup at this path the task that was said, or changes the budget of the task that it is.
-    fn give(&mut self, path: &str, said: Said, given: Given) -> Result<Slot, CommandError> {
+    /// The cgroup at this path, for a task that it was made for. In the cgroup of a task, it becomes a part of that.
+    pub fn made_for(&self, path: &str, labels: &mut Labels) -> Result<Cgroup, CommandError> {
         let cgroup = Cgroup::open(self.hierarchy.directory(path)).map_err(|_| CommandError::NoCgroup(path.into()))?;
+        self.refuse_own_cgroup(path)?;
+        let outer = self.task_above(path).and_then(|slot| self.tasks.get(&slot));
+        if let Some(outer) = outer {
+            if outer.cgroup.id() == cgroup.id() {
+                return Err(CommandError::Failed(format!("the cgroup {path} is task {} already", outer.id)));
+            }
+            if *labels != Labels::default() && labels.parent.as_ref() != Some(&outer.id) {
+                return Err(CommandError::Failed(format!(
+                    "the cgroup {path} lies in that of task {}, which pays for it: it cannot have another tenant, workflow or parent",
+                    outer.id
+                )));
+            }
+            *labels = Labels { parent: Some(outer.id.clone()), ..Labels::default() };
+        }
+        if let Some(inner) = self.task_below(path) {
+            return Err(CommandError::Failed(format!("{inner}, in a cgroup below {path}, is a task already")));
+        }
+        Ok(cgroup)
+    }
+
+    fn refuse_own_cgroup(&self, path: &str) -> Result<(), CommandError> {
         if self.hierarchy.path_of(std::process::id()).is_some_and(|own| is_within(&own, path)) {
             return Err(CommandError::Failed(format!("the daemon itself runs in {path}: it cannot be a task")));
         }
+        Ok(())
+    }
+
+    /// Makes the cgroup at this path the task that was said, or changes the budget of the task that it is.
+    fn give(&mut self, path: &str, said: Said, given: Given) -> Result<Slot, CommandError> {
+        let cgroup = Cgroup::open(self.hierarchy.directory(path)).map_err(|_| CommandError::NoCgroup(path.into()))?;
+        self.refuse_own_cgroup(path)?;
         if let Some(slot) = self.task_at(path) {
             return self.give_again(slot, said, given);
         }
@@ -351,7 +379,7 @@ impl Engine {
         }
     }
 
-    fn find_newcomers_of(&mut self, slot: Slot) {
+    pub fn find_newcomers_of(&mut self, slot: Slot) {
         let processes = self.tasks.get(&slot).map(|task| task.cgroup.processes()).unwrap_or_default();
         for pid in processes {
             // The deepest label holds.

@@ -35,7 +35,7 @@ impl Engine {
     /// Opens a task, or takes it up again.
     pub fn start_task(&mut self, peer: &Asker, start: Start) -> Result<Started, CommandError> {
         self.refuse_insiders(peer)?;
-        let Start { task: id, labels, budget, charges, above } = start;
+        let Start { task: id, mut labels, budget, cgroup: made, charges, above } = start;
         let name = AccountName::Task(id.clone());
         let settings = self.task_settings(&name, &budget);
         let (cap, policy) = (settings.budget()?.limits.money.total, settings.on_daemon_loss);
@@ -56,8 +56,14 @@ impl Engine {
             Some((slot, _)) => self.forget_task(slot),
             None => {}
         }
+        // Whoever comes second joins the first one in its cgroup.
+        let running = known.and_then(|(slot, _)| self.tasks.get(&slot)).map(|task| task.cgroup.clone());
+        let cgroup = match (running, &made) {
+            (Some(cgroup), _) => cgroup,
+            (None, Some(path)) => self.made_for(path, &mut labels)?,
+            (None, None) => self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?,
+        };
         let parent = self.open_above(&labels, &above)?;
-        let cgroup = self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?;
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),
@@ -75,7 +81,10 @@ impl Engine {
             }
         } else {
             let past = Past { account: name, charges, orders: Vec::new(), tasks: Vec::new(), trouble: None };
-            self.open_task(&id, labels, cgroup, parent, settings, &past)?;
+            let slot = self.open_task(&id, labels, cgroup, parent, settings, &past)?;
+            if made.is_some() {
+                self.find_newcomers_of(slot);
+            }
         }
         self.act_on_decisions();
         let on_daemon_loss = policy.unwrap_or_default();

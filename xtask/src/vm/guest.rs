@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result};
 use crate::command;
 
 const SUITE: &str = "bookworm";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const PACKAGES: &str =
     "systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,zstd,curl,ca-certificates,openssl,libssl3,procps";
 const KERNEL: &str = "linux-image-amd64";
@@ -78,7 +77,7 @@ pub struct Guest {
 /// The guest of this recipe, built if it is not there.
 pub fn find_or_build(target: &Path) -> Result<Guest> {
     let mut hasher = DefaultHasher::new();
-    (SUITE, MIRROR, PACKAGES, KERNEL, DISK, BEFORE, AFTER).hash(&mut hasher);
+    (SUITE, PACKAGES, KERNEL, DISK, BEFORE, AFTER).hash(&mut hasher);
     let home = target.join(format!("vm-{:016x}", hasher.finish()));
     if !home.is_dir() {
         build(&home)?;
@@ -95,7 +94,7 @@ fn build(home: &Path) -> Result<()> {
     let tree = scratch.join("tree");
     fs::create_dir_all(&tree)?;
     let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE]).arg(&tree).arg(MIRROR);
+    debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE]).arg(&tree).arg(archive()?);
     command::quietly(&mut debootstrap)?;
     in_tree(&tree, BEFORE)?;
     // Its scripts look at /proc, in a mount namespace that goes with them.
@@ -114,6 +113,16 @@ fn build(home: &Path) -> Result<()> {
     make_image(&tree, &scratch.join("disk.img"), "root", DISK)?;
     fs::remove_dir_all(&tree)?;
     fs::rename(&scratch, home).with_context(|| format!("cannot put the guest into {}", home.display()))
+}
+
+/// The archive that this machine takes its own packages of the suite from.
+fn archive() -> Result<String> {
+    let filters = ["Created-By: Packages", &format!("Codename: {SUITE}"), "Component: main"];
+    let listed =
+        command::output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args(filters))?;
+    let first = listed.lines().next().map(str::to_owned);
+    first
+        .with_context(|| format!("no package source of this machine is of Debian's {SUITE}: the guest cannot be built"))
 }
 
 /// Runs a script at the root of the tree.
