@@ -312,8 +312,23 @@ impl Engine {
                 self.on_gone(pid, slot);
             }
         }
+        self.forget_families();
         self.forget_lost_credits();
         self.find_newcomers();
+    }
+
+    /// Forgets what families had that lost a process and have none left.
+    fn forget_families(&mut self) {
+        if self.bereaved.is_empty() {
+            return;
+        }
+        // Who forks is here until it is forgotten itself, so none is missed.
+        let alive: HashSet<u32> = self.memberships.all().into_iter().map(|(pid, _)| self.traffic.family(pid)).collect();
+        for family in std::mem::take(&mut self.bereaved) {
+            if !alive.contains(&family) {
+                self.traffic.forget_family(family);
+            }
+        }
     }
 
     /// A record is read within milliseconds. A credit that was taken and is not seen since the last time was taken by a request whose record
@@ -351,11 +366,18 @@ impl Engine {
         }
     }
 
+    /// The kernel's side of a process that is gone.
+    pub fn forget_process(&mut self, pid: Pid) {
+        self.memberships.forget(pid);
+        self.bereaved.insert(self.traffic.family(pid));
+        self.traffic.forget(pid);
+    }
+
     pub fn on_gone(&mut self, pid: Pid, slot: Slot) {
         let now = Timestamp::now();
         self.forget_held(pid);
         self.close_process(pid, now);
-        self.memberships.forget(pid);
+        self.forget_process(pid);
         self.coverage.forget_process(pid, boot_nanoseconds());
         if let Some(task) = self.tasks.get_mut(&slot) {
             task.tree.ended(pid, now);

@@ -222,7 +222,7 @@ impl Engine {
             }
             let (gone, alive): (Vec<Pid>, Vec<Pid>) =
                 self.memberships.members(slot).into_iter().partition(|&pid| is_gone(pid));
-            gone.into_iter().for_each(|pid| self.memberships.forget(pid));
+            gone.into_iter().for_each(|pid| self.forget_process(pid));
             if alive.is_empty() {
                 self.memberships.unlabel_cgroup(cgroup);
                 continue;
@@ -236,7 +236,7 @@ impl Engine {
         let known: Vec<Slot> = self.memberships.cgroups().into_iter().map(|(_, slot)| slot).collect();
         for (pid, slot) in self.memberships.all() {
             if !self.tasks.contains_key(&slot) && !known.contains(&slot) {
-                self.memberships.forget(pid);
+                self.forget_process(pid);
             }
         }
     }

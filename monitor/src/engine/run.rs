@@ -1,6 +1,7 @@
 //! The engine's thread.
 
 use std::{
+    collections::HashSet,
     io,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -75,6 +76,7 @@ pub fn start(
         memberships,
         gates,
         traffic,
+        bereaved: HashSet::new(),
         coverage: Coverage::new(config.coverage_settings()),
         unread: Default::default(),
         hierarchy,

@@ -40,6 +40,8 @@ pub struct Engine {
     pub memberships: Memberships,
     pub gates: Gates,
     pub traffic: Traffic,
+    /// Families of processes that have lost one.
+    pub bereaved: HashSet<u32>,
     pub coverage: Coverage,
     pub unread: Unread,
     pub hierarchy: Hierarchy,

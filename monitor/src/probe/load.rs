@@ -209,6 +209,7 @@ pub fn load(setup: &Setup<'_>) -> Result<Loaded, LoadError> {
         sockets: maps.take("SOCKETS", HashMap::try_from)?,
         datagrams: maps.take("DATAGRAMS", HashMap::try_from)?,
         readable: maps.take("READABLE", HashMap::try_from)?,
+        families: maps.take("FAMILIES", HashMap::try_from)?,
         unreadable: maps.take("UNREADABLE", Array::try_from)?,
         denied: maps.take("DENIED", HashMap::try_from)?,
     };

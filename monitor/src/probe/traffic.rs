@@ -13,6 +13,7 @@ pub struct Traffic {
     pub(super) sockets: HashMap<MapData, u64, Socket>,
     pub(super) datagrams: HashMap<MapData, u64, Socket>,
     pub(super) readable: HashMap<MapData, u32, Readable>,
+    pub(super) families: HashMap<MapData, Pid, u32>,
     pub(super) unreadable: Array<MapData, u32>,
     pub(super) denied: HashMap<MapData, Destination, u32>,
 }
@@ -31,6 +32,23 @@ impl Traffic {
     /// Plaintext that a family of processes has handed to TLS functions.
     pub fn readable(&self, family: u32) -> Option<Readable> {
         self.readable.get(&family, 0).ok()
+    }
+
+    /// The family of a process: its own, unless it was forked and has executed nothing since.
+    pub fn family(&self, pid: Pid) -> u32 {
+        self.families.get(&pid, 0).unwrap_or(pid)
+    }
+
+    /// A process is gone, and its id may be used again.
+    pub fn forget(&mut self, pid: Pid) {
+        // Absent is what is wanted.
+        self.families.remove(&pid).ok();
+    }
+
+    /// Nobody of the family is left.
+    pub fn forget_family(&mut self, family: u32) {
+        // As above.
+        self.readable.remove(&family).ok();
     }
 
     /// From now on application data of the task that cannot be read is kept from leaving, or is not.
