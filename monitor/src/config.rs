@@ -46,6 +46,17 @@ pub struct Config {
     pub tool: Vec<Rule>,
     /// cgroups that are tasks without a label on them, in the order in which they are looked for.
     pub rule: Vec<label::Rule>,
+    pub users: Users,
+}
+
+/// Users other than root who may run tasks of their own.
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Users {
+    /// Their names; `@NAME` is a group.
+    pub allow: Vec<String>,
+    /// What each of them has for all of their tasks together: the budget of the tenant `user-NAME`, where no account of that name has another one.
+    pub budget: Settings,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
@@ -212,6 +223,7 @@ impl Config {
         for account in &config.account {
             account.budget.budget().map_err(|error| format!("account {}: budget.{error}", account.name))?;
         }
+        config.users.budget.budget().map_err(|error| format!("users.budget.{error}"))?;
         for host in &config.coverage.hosts {
             host.parse::<Pattern>().map_err(|error| format!("coverage.hosts: {error}"))?;
         }

@@ -2,16 +2,18 @@
 //!
 //! In: requests of local processes, known by `SO_PEERCRED`. Out: what the engine and the ledger answer.
 //!
-//! **Invariant:** never on the path from event to decision. Only root and the daemon's own user are served, and a process inside a task
-//! changes nothing, whoever it is.
+//! **Invariant:** never on the path from event to decision. Root and the daemon's own user are served; other users as far as the configuration
+//! allows it, and only with tasks of their own; and a process inside a task changes nothing, whoever it is.
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod rights;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
-pub use server::{ListenError, Server, listen};
+pub use rights::Rights;
+pub use server::{App, ListenError, Server, listen};
 
 use crate::{
     budget::Settings,

@@ -18,10 +18,15 @@ use axum::{
 };
 use tokio::net::UnixListener;
 
-use super::{GiveOrder, Problem, RemoveLabel, SetLabel, StartTask};
+use super::{
+    GiveOrder, Problem, RemoveLabel, SetLabel, StartTask,
+    rights::{Refusal, Rights, Who},
+};
 use crate::{
     enforce::{CgroupError, Hierarchy},
-    engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
+    engine::{
+        AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status,
+    },
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
     probe::{Fullness, Maps},
     report::Report,
@@ -42,13 +47,15 @@ pub enum ListenError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// Whom the socket asks.
 #[derive(Clone)]
-struct App {
-    engine: Handle,
-    ledger: Ledger,
-    ledger_path: PathBuf,
-    maps: Arc<Maps>,
-    hierarchy: Hierarchy,
+pub struct App {
+    pub engine: Handle,
+    pub ledger: Ledger,
+    pub ledger_path: PathBuf,
+    pub maps: Arc<Maps>,
+    pub hierarchy: Hierarchy,
+    pub rights: Rights,
 }
 
 /// Who is at the other end.
@@ -56,7 +63,6 @@ struct App {
 struct Peer {
     asker: Asker,
     uid: Option<u32>,
-    is_allowed: bool,
 }
 
 impl Peer {
@@ -80,8 +86,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
         let credentials = stream.io().peer_cred().ok();
         let uid = credentials.map(|credentials| credentials.uid());
         let pid = credentials.and_then(|credentials| credentials.pid()).and_then(|pid| u32::try_from(pid).ok());
-        let is_allowed = uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) && pid.is_some();
-        Self { asker: Asker::of(stream.io(), pid.unwrap_or(0)), uid, is_allowed }
+        Self { asker: Asker::of(stream.io(), pid.unwrap_or(0)), uid }
     }
 }
 
@@ -111,16 +116,7 @@ impl Server {
     ///
     /// # Errors
     /// When the socket breaks.
-    pub async fn serve(
-        self,
-        engine: Handle,
-        ledger: Ledger,
-        ledger_path: PathBuf,
-        maps: Maps,
-        hierarchy: Hierarchy,
-        until: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let app = App { engine, ledger, ledger_path, maps: Arc::new(maps), hierarchy };
+    pub async fn serve(self, app: App, until: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/maps", get(maps_of))
@@ -143,7 +139,7 @@ impl Server {
 }
 
 enum ApiError {
-    Forbidden,
+    Refused(Refusal),
     UnknownTask(TaskId),
     Command(CommandError),
     Ledger(LedgerError),
@@ -155,11 +151,7 @@ enum ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, error) = match self {
-            Self::Forbidden => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "only root and the daemon's own user may use this socket".to_owned(),
-            ),
+            Self::Refused(refusal) => (StatusCode::FORBIDDEN, "forbidden", refusal.to_string()),
             Self::UnknownTask(task) => (
                 StatusCode::NOT_FOUND,
                 "unknown-task",
@@ -204,13 +196,44 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-fn allowed(peer: Peer) -> Result<Asker, ApiError> {
-    if peer.is_allowed { Ok(peer.asker) } else { Err(ApiError::Forbidden) }
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Who asks, as far as it may ask anything.
+async fn who(app: &App, peer: &Peer) -> Result<Who, ApiError> {
+    let (rights, uid) = (app.rights.clone(), peer.uid);
+    let found = tokio::task::spawn_blocking(move || rights.who(uid)).await;
+    Ok(found.map_err(|_| ApiError::Gone)??)
+}
+
+/// For what only an administrator may.
+async fn administrator(app: &App, peer: Peer) -> Result<Asker, ApiError> {
+    who(app, &peer).await?.administrator()?;
+    Ok(peer.asker)
+}
+
+/// For what the owner of a task may, too. To others, it is not there.
+async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
+    let who = who(app, peer).await?;
+    if matches!(who, Who::User { .. }) {
+        app.ledger.flushed().await;
+        let wanted = task.clone();
+        let row = read(app, move |ledger| ledger.task(wanted.as_str())).await?;
+        if !row.is_some_and(|row| who.owns(&row.labels)) {
+            return Err(ApiError::UnknownTask(task.clone()));
+        }
+    }
+    Ok(who)
 }
 
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
-    allowed(peer)?;
-    let status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
+    let who = who(&app, &peer).await?;
+    let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
+    status.tasks.retain(|task| who.owns(&task.labels));
+    status.accounts.retain(|account| who.sees(&account.account));
     // What is shown as spent is found again after a crash.
     app.ledger.flushed().await;
     Ok(Json(status))
@@ -218,7 +241,7 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
 
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
-    allowed(peer)?;
+    administrator(&app, peer).await?;
     // Thousands of entries may be asked for.
     let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
     counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
@@ -229,9 +252,20 @@ async fn start(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(body): Json<StartTask>,
 ) -> Answer<Started> {
-    let peer = allowed(peer)?;
+    let who = who(&app, &peer).await?;
+    let StartTask { task, mut labels, budget, cgroup } = body;
+    app.rights.start(&who, &mut labels, &budget)?;
+    if let Some(path) = &cgroup {
+        who.may_use(&app.hierarchy.directory(path), path)?;
+    }
     app.ledger.flushed().await;
-    let StartTask { task, labels, budget, cgroup } = body;
+    let name = task.clone();
+    if let Some(row) = read(&app, move |ledger| ledger.task(name.as_str())).await?
+        && !who.owns(&row.labels)
+    {
+        return Err(ApiError::Command(CommandError::Failed(format!("task {task} is not yours: use another name"))));
+    }
+    let peer = peer.asker;
     let (known, names) = (task.clone(), labels.above());
     let past = move |ledger: &Reader| {
         let above = names.into_iter().filter(|name| !matches!(name, AccountName::Task(_))).map(|account| {
@@ -253,8 +287,12 @@ async fn order(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(GiveOrder { account, order }): Json<GiveOrder>,
 ) -> Answer<AccountStatus> {
+    match (&account, &order) {
+        (AccountName::Task(task), Order::Pause | Order::Kill) => drop(owner(&app, &peer, task).await?),
+        _ => who(&app, &peer).await?.administrator()?,
+    }
     let (actor, order) = (peer.describe(), Box::new(order));
-    let peer = allowed(peer)?;
+    let peer = peer.asker;
     let ordered =
         app.engine.ask(|reply| Command::Order { peer, actor, account, order, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;
@@ -263,13 +301,13 @@ async fn order(
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
-    allowed(peer)?;
+    administrator(&app, peer).await?;
     app.ledger.flushed().await;
     read(&app, |ledger| ledger.incidents(None)).await.map(Json)
 }
 
 async fn labels(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<LabelStatus>> {
-    allowed(peer)?;
+    administrator(&app, peer).await?;
     app.engine.ask(|reply| Command::Labels { reply }).await.map(Json).ok_or(ApiError::Gone)
 }
 
@@ -279,7 +317,7 @@ async fn label(
     Json(SetLabel { cgroup, said }): Json<SetLabel>,
 ) -> Answer<LabelStatus> {
     let actor = peer.describe();
-    let peer = allowed(peer)?;
+    let peer = administrator(&app, peer).await?;
     let cgroup = find(&app, cgroup).await?;
     let said = Box::new(said);
     let labelled =
@@ -294,7 +332,7 @@ async fn unlabel(
     Json(RemoveLabel { cgroup }): Json<RemoveLabel>,
 ) -> Answer<LabelStatus> {
     let actor = peer.describe();
-    let peer = allowed(peer)?;
+    let peer = administrator(&app, peer).await?;
     let cgroup = find(&app, cgroup).await?;
     let unlabelled =
         app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
@@ -315,7 +353,7 @@ async fn wait(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<TaskId> {
-    allowed(peer)?;
+    owner(&app, &peer, &task).await?;
     loop {
         let asked = task.clone();
         let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
@@ -331,7 +369,8 @@ async fn join(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Joined> {
-    let peer = allowed(peer)?;
+    owner(&app, &peer, &task).await?;
+    let peer = peer.asker;
     let joined = app.engine.ask(|reply| Command::Join { peer, task, reply }).await.ok_or(ApiError::Gone)?;
     joined.map(Json).map_err(ApiError::Command)
 }
@@ -341,7 +380,7 @@ async fn report(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Report> {
-    allowed(peer)?;
+    owner(&app, &peer, &task).await?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await;

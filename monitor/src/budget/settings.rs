@@ -177,6 +177,57 @@ pub enum InvalidBudget {
 const FIRST_HOLD: Money = Money::from_pico_usd(Money::PICO_PER_USD / 100);
 
 impl Settings {
+    /// The first thing that they say and that is more than how much money, or how many of what.
+    pub fn more_than_limits(&self) -> Option<&'static str> {
+        [
+            ("holds", self.holds.is_some()),
+            ("first_hold", self.first_hold.is_some()),
+            ("hold_floor", self.hold_floor.is_some()),
+            ("ladder", self.ladder.is_some()),
+            ("warn_percent", self.warn_percent.is_some()),
+            ("kill_grace_seconds", self.kill_grace_seconds.is_some()),
+            ("throttle_cpu_percent", self.throttle_cpu_percent.is_some()),
+            ("signal", !self.signal.is_silent()),
+            ("uncovered", self.uncovered.is_some()),
+            ("on_daemon_loss", self.on_daemon_loss.is_some()),
+            ("allow_models", !self.allow_models.is_empty()),
+            ("deny_models", !self.deny_models.is_empty()),
+            ("allow_tools", !self.allow_tools.is_empty()),
+            ("deny_tools", !self.deny_tools.is_empty()),
+            ("approve", !self.approve.is_empty()),
+        ]
+        .into_iter()
+        .find_map(|(name, is_said)| is_said.then_some(name))
+    }
+
+    /// The first limit that is more than another one's.
+    pub fn exceeds(&self, other: &Self) -> Option<&'static str> {
+        let money = [
+            ("total", self.total, other.total),
+            ("hour", self.hour, other.hour),
+            ("day", self.day, other.day),
+            ("week", self.week, other.week),
+            ("month", self.month, other.month),
+        ];
+        let counts = [
+            ("requests", self.requests, other.requests),
+            ("model_calls", self.model_calls, other.model_calls),
+            ("tool_calls", self.tool_calls, other.tool_calls),
+            ("tokens", self.tokens, other.tokens),
+            ("sub_agents", self.sub_agents, other.sub_agents),
+            ("sub_agents_started", self.sub_agents_started, other.sub_agents_started),
+            ("agent_depth", self.agent_depth, other.agent_depth),
+            ("wall_seconds", self.wall_seconds, other.wall_seconds),
+            ("cpu_seconds", self.cpu_seconds, other.cpu_seconds),
+        ];
+        let tools = self.tools.iter().any(|(tool, most)| other.tools.get(tool).is_some_and(|limit| most > limit));
+        money
+            .into_iter()
+            .find_map(|(name, own, limit)| (own? > limit?).then_some(name))
+            .or_else(|| counts.into_iter().find_map(|(name, own, limit)| (own? > limit?).then_some(name)))
+            .or_else(|| tools.then_some("tools"))
+    }
+
     /// What these say, and where they say nothing, what `base` says. Rules on models and tools add up: nobody is allowed more by saying less.
     #[must_use]
     pub fn over(&self, base: &Self) -> Self {

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     alert::Alerts,
-    api,
+    api::{self, App, Rights},
     books::{Shelf, Tables},
     config::{Config, ConfigError},
     enforce::{Gates, Hierarchy},
@@ -155,6 +156,8 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         // Before anything takes time: a signal meanwhile is for this daemon, not for what it does by default.
         let reload = signal(SignalKind::hangup())?;
         let server = api::listen(config.socket())?;
+        let rights = Rights::new(config.socket());
+        rights.set(config.users.clone()).context("cannot set who may use the socket")?;
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
         let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } = probe::load(&Setup {
             capacity: config.kernel.capacity(),
@@ -206,8 +209,10 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         tracing::info!("ready: {attached} files with TLS probed, listening on {}", config.socket().display());
         service::ready();
         tokio::spawn(service::watchdog(handle.clone()));
-        tokio::spawn(service::reload(reload, args.clone(), config, handle.clone()));
-        server.serve(handle, ledger.clone(), ledger_path, maps, hierarchy, until).await?;
+        tokio::spawn(service::reload(reload, args.clone(), config, handle.clone(), rights.clone()));
+        let (ledger, maps) = (ledger.clone(), Arc::new(maps));
+        let app = App { engine: handle, ledger: ledger.clone(), ledger_path, maps, hierarchy, rights };
+        server.serve(app, until).await?;
         service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
         ledger.flushed().await;

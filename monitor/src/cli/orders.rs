@@ -114,15 +114,16 @@ impl Kill {
 pub struct Budget {
     #[command(flatten)]
     whom: Whom,
-    /// What to set
-    #[arg(required = true, value_name = "NAME=VALUE")]
+    /// What to set; the word `set` may stand before it
+    #[arg(required = true, value_name = "[set] NAME=VALUE")]
     settings: Vec<String>,
 }
 
 impl Budget {
     pub fn run(&self) -> Result<ExitCode> {
         let mut settings = Settings::default();
-        for said in &self.settings {
+        let said = self.settings.strip_prefix(&["set".to_owned()]).unwrap_or(&self.settings);
+        for said in said {
             settings.set(said)?;
         }
         self.whom.give(Order::Budget { settings: Box::new(settings) })

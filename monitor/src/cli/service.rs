@@ -7,6 +7,7 @@ use tokio::signal::unix::Signal;
 
 use super::{daemon::Args, one_line};
 use crate::{
+    api::Rights,
     config::Config,
     engine::{Command, Handle},
 };
@@ -44,7 +45,7 @@ pub async fn watchdog(engine: Handle) {
 }
 
 /// Reads the configuration again at each `SIGHUP`. One that is wrong changes nothing.
-pub async fn reload(mut signals: Signal, args: Args, mut config: Config, engine: Handle) {
+pub async fn reload(mut signals: Signal, args: Args, mut config: Config, engine: Handle, rights: Rights) {
     while signals.recv().await.is_some() {
         let now = NotifyState::monotonic_usec_now();
         tell(&std::iter::once(NotifyState::Reloading).chain(now.ok()).collect::<Vec<_>>());
@@ -54,6 +55,9 @@ pub async fn reload(mut signals: Signal, args: Args, mut config: Config, engine:
                 let answer = engine.ask(|reply| Command::Configure { config: Box::new(new.clone()), reply }).await;
                 if answer.is_none() {
                     return;
+                }
+                if let Err(error) = rights.set(new.users.clone()) {
+                    tracing::error!("who may use the socket could not be set: {error}");
                 }
                 for key in &unchanged {
                     tracing::warn!("[{key}] has changed: that takes effect when the daemon is started again");

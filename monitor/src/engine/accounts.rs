@@ -10,7 +10,7 @@ use crate::{
     budget::{AccountId, Action, Approval, Budget, Charge, InvalidBudget, Onto, Reason, Settings, Window},
     ledger::{PastCharge, PastOrder},
     probe::Slot,
-    task::{AccountName, Labels},
+    task::{AccountName, Labels, USER_TENANT},
 };
 
 /// Workflows and tenants outlive their tasks: a kill ends these, and lasts as long as the limit demands it.
@@ -29,10 +29,11 @@ impl Engine {
     }
 
     /// What holds for an account where nobody says otherwise.
-    fn settings_of(&self, name: &AccountName) -> Settings {
+    pub fn settings_of(&self, name: &AccountName) -> Settings {
         let own = self.configured.get(name).cloned().unwrap_or_default();
         match name {
             AccountName::Task(_) => own.over(&self.budget),
+            AccountName::Tenant(tenant) if tenant.as_str().starts_with(USER_TENANT) => own.over(&self.users),
             _ => own,
         }
     }

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use super::state::{Engine, Given, TaskState};
-use crate::{books::Tables, budget::AccountId, config::Config, task::AccountName};
+use crate::{
+    books::Tables,
+    budget::AccountId,
+    config::Config,
+    task::{AccountName, USER_TENANT},
+};
 
 impl Engine {
     /// What a valid configuration says holds from now on: for accounts that are open, too, as far as nobody has said otherwise of them.
     pub fn configure(&mut self, config: &Config) {
         self.budget = config.budget.clone();
         self.configured = config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect();
+        self.users = config.users.budget.clone();
         self.tools = Arc::new(config.tools());
         self.prices = Tables::of(config.state_dir()).book(&config.price);
         self.rules = config.rules();
@@ -22,7 +28,11 @@ impl Engine {
             self.by_account.iter().map(|(account, name)| (*account, name.clone())).collect();
         for (account, name) in open {
             // Those of tasks were told when they were started; accounts of tenants and workflows are the configuration's.
-            let Some(settings) = self.configured.get(&name).cloned() else { continue };
+            let is_users = matches!(&name, AccountName::Tenant(tenant) if tenant.as_str().starts_with(USER_TENANT));
+            if !is_users && !self.configured.contains_key(&name) {
+                continue;
+            }
+            let settings = self.settings_of(&name);
             if let Err(error) = self.set_budget(account, &settings) {
                 tracing::error!("{name}: {error}");
             }

@@ -86,6 +86,7 @@ pub fn start(
         tools: config.tools().into(),
         budget: config.budget.clone(),
         configured: config.account.iter().map(|account| (account.name.clone(), account.budget.clone())).collect(),
+        users: config.users.budget.clone(),
         rules: config.rules(),
         unlabelled: Vec::new(),
         ledger_path: config.state_dir().join("ledger.db"),

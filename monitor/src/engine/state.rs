@@ -53,6 +53,8 @@ pub struct Engine {
     pub budget: Settings,
     /// What the configuration says of single accounts.
     pub configured: HashMap<AccountName, Settings>,
+    /// What tenants of users have.
+    pub users: Settings,
     /// Which cgroups are tasks.
     pub rules: label::Rules,
     /// cgroups that could not be labelled yet, by their paths.

@@ -9,6 +9,9 @@ use super::id::{InvalidTaskId, TaskId};
 /// Name of a tenant or a workflow; formed as a task's name is.
 pub type Label = TaskId;
 
+/// What the names of the tenants begin with that users' own tasks pay with.
+pub const USER_TENANT: &str = "user-";
+
 /// What a task is part of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -10,7 +10,7 @@ mod agents;
 mod id;
 mod tree;
 
-pub use account::{AccountName, Label, Labels};
+pub use account::{AccountName, Label, Labels, USER_TENANT};
 pub use agents::Agents;
 pub use id::{InvalidTaskId, TaskId};
 pub use tree::{ProcessTree, TaskProcess};
