@@ -174,8 +174,6 @@ fn is_in_group(user: &User, group: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::{Refusal, Rights, Who};
     use crate::{budget::Settings, config::Users, task::Labels};
 
@@ -247,6 +245,6 @@ mod tests {
         assert!(!may(&own, &format!("/user.slice/user-{uid}.slice/../../system.slice/x.scope")));
         let other = Who::User { uid: uid + 1, tenant: "user-y".parse().expect("a label") };
         assert!(!may(&other, &format!("/user.slice/user-{}.slice/x.scope", uid + 1)));
-        assert!(own.may_use(Path::new("/nonexistent"), &format!("/user.slice/user-{uid}.slice/x")).is_err());
+        assert!(own.may_use(&directory.path().join("absent"), &format!("/user.slice/user-{uid}.slice/x")).is_err());
     }
 }

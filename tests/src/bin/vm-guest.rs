@@ -37,6 +37,7 @@ unit = "agent@{name}.service"
 task = "agent-{name}"
 budget = { total = "0.03", warn_percent = [50] }
 "#;
+const SCOPE: &str = "tollgate-scoped.scope";
 /// A byte for each try of a client that does not give up.
 const TRIES: &str = "/tmp/hammer.tries";
 const RULES_FILE: &str = "/etc/tollgate/conf.d/10-agents.toml";
@@ -186,6 +187,24 @@ impl Guest {
             let spent = guest.billed("r1");
             wanted(spent > 0 && spent <= usd("0.025"), &format!("{spent} pico-USD"))?;
             Ok(String::new())
+        });
+        self.check("a_run_is_a_scope_of_systemd", |_| {
+            let run_it =
+                ["systemd-run", "--quiet", "--collect", "--unit", "runs-it", "tollgate", "run", "--task", "scoped"];
+            ok(&[&run_it[..], &["--budget", "0.07", "--", "sleep", "600"]].concat())?;
+            let described = until("the scope is there", || {
+                let said = ok(&["systemctl", "show", "-p", "Description,ActiveState,ControlGroup", SCOPE]).ok()?;
+                said.contains("ActiveState=active").then_some(said)
+            })?;
+            wanted(described.contains("scoped") && described.contains("$0.07"), &described)?;
+            let status = answer(&["tollgate", "status", "--json"]).unwrap_or_default();
+            let tasks = status["tasks"].as_array().cloned().unwrap_or_default();
+            let cgroup = tasks.iter().find(|task| task["task"] == "scoped").map(|task| task["cgroup"].to_string());
+            wanted(cgroup.as_ref().is_some_and(|cgroup| cgroup.contains(SCOPE)), &format!("{cgroup:?}"))?;
+            ok(&["systemctl", "stop", SCOPE])?;
+            until("the task has ended", || {
+                report("scoped").filter(|report| report["state"] == "ended").map(|_| String::new())
+            })
         });
         self.check("restart_and_upgrade_keep_a_running_task", |guest| {
             let agent = ["--no-block", "--unit", "long", "--slice", "agents.slice"];
