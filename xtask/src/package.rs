@@ -25,32 +25,36 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
-    build()?;
+    build(RELEASE)?;
     let output = args.output.clone().map_or_else(|| Ok::<_, anyhow::Error>(target_dir()?.join("debian")), Ok)?;
-    let package = assemble(&output, args.version.as_deref())?;
+    let package = assemble(&output, args.version.as_deref(), RELEASE)?;
     println!("{}", package.display());
     Ok(())
 }
 
+/// The profile of packages that are used.
+pub const RELEASE: &str = "release";
+
 /// Builds what goes into the package.
-pub fn build() -> Result<()> {
+pub fn build(profile: &str) -> Result<()> {
     command::run(
         cargo()
-            .args(["build", "--quiet", "--release", "--package", "monitor", "--bin", "tollgate"])
+            .args(["build", "--quiet", "--profile", profile, "--package", "monitor", "--bin", "tollgate"])
             .arg("--target-dir")
             .arg(target_dir()?),
     )?;
-    let release = target_dir()?.join("release");
+    let release = target_dir()?.join(profile);
     command::run(Command::new(release.join("tollgate")).arg("docs").arg(release.join("docs")))
 }
 
 /// Makes a package of what was built.
-pub fn assemble(output: &Path, version: Option<&str>) -> Result<PathBuf> {
+pub fn assemble(output: &Path, version: Option<&str>, profile: &str) -> Result<PathBuf> {
     let tool = install_cargo_deb()?;
     fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
     let mut deb = Command::new(tool);
     // `cargo deb` by its own name: it needs no place on the `PATH`.
     deb.arg("deb").current_dir(crate::root()).env("CARGO_TARGET_DIR", target_dir()?);
+    deb.args(["--profile", profile]);
     deb.args(["--no-build", "--quiet", "--package", "monitor", "--fast", "--output"]).arg(output);
     deb.args(version.map(|version| format!("--deb-version={version}")));
     let said = command::output(&mut deb)?;

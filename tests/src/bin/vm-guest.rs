@@ -89,7 +89,10 @@ impl Guest {
             ok(&["uname", "-r"])
         });
         self.check("the_package_installs_and_the_service_is_ready", |_| {
-            ok(&["dpkg", "-i", &package(0)])?;
+            ok(&["dpkg", "-i", &package(0)]).map_err(|error| {
+                let said = ok(&["journalctl", "--no-pager", "-u", "tollgate", "-o", "cat", "-n", "12"]);
+                format!("{error}\n{}", said.unwrap_or_else(|error| error))
+            })?;
             let state = shown("ActiveState,SubState,Type")?;
             wanted(state.contains("ActiveState=active") && state.contains("SubState=running"), &state)?;
             ok(&["tollgate", "status"]).map(|status| status.lines().next().unwrap_or_default().to_owned())
