@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path as UrlPath, State, connect_info::Connected},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::IncomingStream,
@@ -23,6 +23,7 @@ use crate::{
     enforce::{CgroupError, Hierarchy},
     engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
+    metrics::{self, Source},
     probe::{Fullness, Maps},
     report::Report,
     task::{AccountName, TaskId},
@@ -49,6 +50,7 @@ struct App {
     ledger_path: PathBuf,
     maps: Arc<Maps>,
     hierarchy: Hierarchy,
+    metrics: Source,
 }
 
 /// Who is at the other end.
@@ -116,14 +118,16 @@ impl Server {
         engine: Handle,
         ledger: Ledger,
         ledger_path: PathBuf,
-        maps: Maps,
+        maps: Arc<Maps>,
         hierarchy: Hierarchy,
+        metrics: Source,
         until: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let app = App { engine, ledger, ledger_path, maps: Arc::new(maps), hierarchy };
+        let app = App { engine, ledger, ledger_path, maps, hierarchy, metrics };
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/maps", get(maps_of))
+            .route("/metrics", get(scrape))
             .route("/v1/tasks", post(start))
             .route("/v1/orders", post(order))
             .route("/v1/incidents", get(incidents))
@@ -222,6 +226,13 @@ async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -
     // Thousands of entries may be asked for.
     let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
     counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
+}
+
+/// Numbers for machines that watch, in the text format of Prometheus.
+async fn scrape(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Result<Response, ApiError> {
+    allowed(peer)?;
+    let text = app.metrics.now().await.ok_or(ApiError::Gone)?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn start(

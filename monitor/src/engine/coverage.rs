@@ -288,6 +288,7 @@ impl Engine {
             ceiling: None,
             note: Some(note),
         };
+        self.count_charge(slot, &charge);
         self.ledger.put(Entry::Charged { call: hold.0, charge: Box::new(charge), at });
         self.touched.insert(slot);
         self.act_on_decisions();

@@ -173,6 +173,7 @@ impl Engine {
 
     pub fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
+            self.tally.forget(self.coverage.share(slot));
             self.coverage.forget_task(slot);
             self.slots.remove(&task.id);
             // That of one that was stopped, and whose cgroup is still there, was kept.

@@ -109,6 +109,8 @@ pub fn start(
         next_id: 0,
         effects,
         latencies: Default::default(),
+        lag: Default::default(),
+        tally: Default::default(),
         deciding: 0,
         reported_losses: 0,
         ledger_failed: false,
@@ -188,7 +190,17 @@ async fn run(
 }
 
 fn drain(engine: &mut Engine, ring: &mut Ring) {
-    while ring.drain(BATCH, |event, time| engine.on_event(&event, time)) == BATCH {
+    loop {
+        let mut is_oldest = true;
+        let drained = ring.drain(BATCH, |event, time| {
+            if std::mem::take(&mut is_oldest) {
+                engine.waited(time);
+            }
+            engine.on_event(&event, time);
+        });
+        if drained < BATCH {
+            break;
+        }
         balance(engine);
     }
     balance(engine);
@@ -226,6 +238,7 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
             // Who asked may be gone.
             reply.send(()).ok();
         }
+        Command::Metrics { reply } => drop(reply.send(engine.metrics())),
         Command::Ping { reply } => {
             reply.send(()).ok();
         }
