@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +23,7 @@ use crate::{
     engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
     metrics::{self, Source},
-    probe::{Fullness, Maps},
+    probe::Fullness,
     report::Report,
     task::{AccountName, TaskId},
 };
@@ -48,7 +47,6 @@ struct App {
     engine: Handle,
     ledger: Ledger,
     ledger_path: PathBuf,
-    maps: Arc<Maps>,
     hierarchy: Hierarchy,
     metrics: Source,
 }
@@ -118,12 +116,11 @@ impl Server {
         engine: Handle,
         ledger: Ledger,
         ledger_path: PathBuf,
-        maps: Arc<Maps>,
         hierarchy: Hierarchy,
         metrics: Source,
         until: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let app = App { engine, ledger, ledger_path, maps, hierarchy, metrics };
+        let app = App { engine, ledger, ledger_path, hierarchy, metrics };
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/maps", get(maps_of))
@@ -223,9 +220,7 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
     allowed(peer)?;
-    // Thousands of entries may be asked for.
-    let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
-    counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
+    app.metrics.fullness().await.map(Json).map_err(ApiError::Kernel)
 }
 
 /// Numbers for machines that watch, in the text format of Prometheus.

@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
@@ -200,8 +199,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         // Takes a moment, and the first estimate should not wait for it.
         std::thread::spawn(meter::load_vocabularies);
 
-        let maps = Arc::new(maps);
-        let metrics = Source::new(handle.clone(), ledger.clone(), alerts, webhooks, Arc::clone(&maps));
+        let metrics = Source::new(handle.clone(), ledger.clone(), alerts, webhooks, maps);
         if let Some(listener) = scraped {
             tokio::spawn(listener.serve(metrics.clone()));
         }
@@ -224,7 +222,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         service::ready();
         tokio::spawn(service::watchdog(handle.clone()));
         tokio::spawn(service::reload(reload, args.clone(), config, handle.clone()));
-        server.serve(handle, ledger.clone(), ledger_path, maps, hierarchy, metrics, until).await?;
+        server.serve(handle, ledger.clone(), ledger_path, hierarchy, metrics, until).await?;
         service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
         ledger.flushed().await;

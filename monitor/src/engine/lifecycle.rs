@@ -281,6 +281,8 @@ impl Engine {
         self.label_later();
         self.report_losses();
         self.watch_ledger();
+        self.say_unsaid_refusals(false);
+        self.say_unsaid_connections(false);
     }
 
     /// Ends of processes whose first thread ended a moment ago, and of the tasks that they were the last of.

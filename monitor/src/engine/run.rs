@@ -164,6 +164,8 @@ async fn run(
                 // What happened before the question belongs into the answer.
                 drain(&mut engine, &mut ring);
                 if on_command(&mut engine, command) {
+                    engine.say_unsaid_refusals(true);
+                    engine.say_unsaid_connections(true);
                     engine.leave();
                     return Ok(());
                 }

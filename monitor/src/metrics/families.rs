@@ -138,7 +138,15 @@ fn decisions(scrape: &Scrape) -> Vec<Family> {
         .decisions
         .iter()
         .map(|(kind, count)| (vec![("decision", kind.name().to_owned())], number(count_of(*count))));
-    vec![counter("tollgate_decisions_total", "What was decided and said, by its kind", samples.collect())]
+    vec![
+        counter("tollgate_decisions_total", "What was decided and said, by its kind", samples.collect()),
+        one(
+            Kind::Counter,
+            "tollgate_refused_requests_total",
+            "Requests that might not go, each of them",
+            count_of(scrape.engine.tally.refused),
+        ),
+    ]
 }
 
 fn tasks(engine: &Snapshot) -> Vec<Family> {

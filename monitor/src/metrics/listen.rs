@@ -19,11 +19,11 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use super::{Source, text};
 
 /// Connections at a time; others wait to be accepted.
-const MOST: usize = 8;
+const MOST: usize = 64;
 /// For a connection, with all that is asked on it.
 const LIMIT: Duration = Duration::from_secs(30);
-/// For the head of a request.
-const HEAD: Duration = Duration::from_secs(5);
+/// For the head of a request, the next one on a connection too: it comes from this host.
+const HEAD: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(500);
 

@@ -1,6 +1,7 @@
 //! Where a scrape comes from.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use crate::{
     alert::{Alerts, webhook::Webhooks},
     engine::{Command, Handle},
     ledger::Ledger,
-    probe::Maps,
+    probe::{Fullness, Maps},
 };
 
 /// Whoever may ask on a loopback address gets what was asked for within this time: asking often costs the engine nothing.
@@ -30,17 +31,14 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn new(engine: Handle, ledger: Ledger, alerts: Alerts, webhooks: Webhooks, maps: Arc<Maps>) -> Self {
-        Self { engine, ledger, alerts, webhooks, maps, last: Arc::default() }
+    pub fn new(engine: Handle, ledger: Ledger, alerts: Alerts, webhooks: Webhooks, maps: Maps) -> Self {
+        Self { engine, ledger, alerts, webhooks, maps: Arc::new(maps), last: Arc::default() }
     }
 
     /// What holds now, as text; `None` when the engine is gone.
     pub async fn now(&self) -> Option<String> {
         let engine = self.engine.ask(|reply| Command::Metrics { reply }).await?;
-        let maps = Arc::clone(&self.maps);
-        // Thousands of entries may be asked for.
-        let maps = tokio::task::spawn_blocking(move || maps.fullness()).await.ok()?;
-        let maps = maps.unwrap_or_else(|error| {
+        let maps = self.fullness().await.unwrap_or_else(|error| {
             tracing::warn!("the kernel does not tell how full its maps are: {error}");
             Vec::new()
         });
@@ -53,6 +51,16 @@ impl Source {
             maps,
         };
         encode(families(&scrape)).ok()
+    }
+
+    /// How full the kernel's maps are.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn fullness(&self) -> io::Result<Vec<Fullness>> {
+        let maps = Arc::clone(&self.maps);
+        // Thousands of entries may be asked for.
+        tokio::task::spawn_blocking(move || maps.fullness()).await.map_err(io::Error::other)?
     }
 
     /// As [`Self::now`], or what held a moment ago.

@@ -49,6 +49,8 @@ pub struct Tally {
     pub calls: BTreeMap<Called, Calls>,
     /// By tenant and workflow; empty where there is none.
     pub accounts: BTreeMap<(String, String), Money>,
+    /// Requests that might not go, said or not.
+    pub refused: u64,
     /// Coverage of tasks that are no longer known.
     forgotten: Share,
 }

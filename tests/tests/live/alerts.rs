@@ -16,7 +16,11 @@ use tollgate_tests::{
     receiver::{Received, Receiver},
 };
 
-use super::{Bench, CAP, assert_exit, text};
+use super::{
+    Bench, CAP, assert_exit,
+    prometheus::{samples, scrape},
+    text,
+};
 
 const SECRET: &str = "a secret of the receiver";
 
@@ -154,13 +158,21 @@ fn webhooks_are_told_whatever_comes_between() {
     assert!(stderr.contains("webhook stranger: alert") && !stderr.contains("/never"), "{stderr}");
     assert!(bench.daemon.terminate().success());
     bench.daemon.restart();
+    // What the receiver refuses as it is, does not keep the next one from being told, which says so; and it is not gone.
+    receiver.refuse(&[400, 400, 400]);
     let client = Client::loop_agent(&bench.server, "again");
     assert_exit(&bench.daemon.run("again", CAP, &client), 137);
-    let more = until(|| (taken().len() >= 4).then(taken));
+    let more = until(|| (taken().len() >= 3).then(taken));
     let more = more.unwrap_or_else(|| panic!("not told of the second task: {:#?}", receiver.received()));
-    let told: Vec<(Value, Value)> =
-        more[2..].iter().map(|attempt| (attempt.json()["kind"].clone(), attempt.json()["task"].clone())).collect();
-    assert_eq!(told, [("kill".into(), "again".into()), ("killed".into(), "again".into())]);
+    let told = more[2].json();
+    assert_eq!((&told["kind"], &told["task"], &told["missed"]), (&"killed".into(), &"again".into(), &1.into()));
+    assert_eq!(taken().len(), 3, "{:#?}", taken());
+    assert_eq!(alerts(&bench.daemon, &["--kind", "kill", "--task", "again"]).len(), 1);
+    let said = scrape(&bench);
+    let found = samples(&said);
+    assert_eq!(found["tollgate_webhook_lost_total{webhook=\"pager\"}"], 1.0, "{said}");
+    assert_eq!(found["tollgate_webhook_sent_total{webhook=\"pager\"}"], 1.0, "{said}");
+    assert_eq!(found["tollgate_webhook_queue{webhook=\"pager\"}"], 0.0, "{said}");
     assert!(chat.received().iter().all(|attempt| attempt.path == "/chat"), "{:#?}", chat.received());
 }
 
@@ -180,4 +192,21 @@ fn a_webhook_without_its_secret_is_no_webhook() {
     assert_exit(&output, 78);
     let said = text(&output.stderr);
     assert!(said.contains("webhook hooks.example: cannot read /nowhere") && !said.contains("s3cret"), "{said}");
+}
+
+/// An agent that asks again and again is said once, and then with how often: also when it has given up.
+#[test]
+fn no_refusal_is_hidden() {
+    let config = "[budget]\ndeny_models = [\"gpt-4.1*\"]";
+    let bench = Bench::with_options(Config::default(), &Options { config: Some(config.into()) });
+    let client = Client::loop_agent(&bench.server, "stubborn");
+    let client = client.with(&["--model", "gpt-4.1", "--calls", "6", "--persist"]);
+    assert_exit(&bench.daemon.run("stubborn", CAP, &client), 0);
+    let refused = || alerts(&bench.daemon, &["--kind", "refused", "--task", "stubborn"]);
+    assert_eq!(refused().len(), 1, "{:#?}", refused());
+    let both = until(|| (refused().len() >= 2).then(refused)).expect("those after the first one are said");
+    assert_eq!(both[1]["message"], "5 more requests since that was last said");
+    let said = scrape(&bench);
+    assert_eq!(samples(&said)["tollgate_refused_requests_total"], 6.0, "{said}");
+    assert_eq!(bench.server.truth_of("stubborn").len(), 0);
 }

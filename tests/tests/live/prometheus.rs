@@ -34,13 +34,13 @@ fn curl(arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-fn scrape(bench: &Bench) -> String {
+pub(super) fn scrape(bench: &Bench) -> String {
     let socket = bench.daemon.socket();
     curl(&["--fail", "--unix-socket", &socket.to_string_lossy(), "http://tollgate/metrics"])
 }
 
 /// Samples by their names with labels.
-fn samples(scrape: &str) -> BTreeMap<&str, f64> {
+pub(super) fn samples(scrape: &str) -> BTreeMap<&str, f64> {
     let lines = scrape.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
@@ -222,8 +222,8 @@ fn others_are_kept_out(port: u16) {
     assert_eq!(status(&[&format!("{url}/metrics")]), "200");
     // Connections that say nothing take all places, and are sent away.
     let silent: Vec<_> =
-        (0..32).filter_map(|_| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()).collect();
-    assert!(silent.len() > 20, "{}", silent.len());
+        (0..200).filter_map(|_| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()).collect();
+    assert!(silent.len() > 100, "{}", silent.len());
     let begun = Instant::now();
     let served = until(|| {
         let mut ask = Command::new("curl");
@@ -231,7 +231,7 @@ fn others_are_kept_out(port: u16) {
         bounded(&mut ask).stdout.starts_with(b"# HELP").then_some(())
     });
     assert!(served.is_some(), "silent connections keep everybody else out");
-    println!("served {:?} after 32 silent connections", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(45));
+    println!("served {:?} after 200 silent connections", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20));
     drop(silent);
 }
