@@ -9,10 +9,12 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::{
+    alert::webhook,
     budget::{Pattern, Settings, SignalSettings},
     coverage::{self, Rates},
     label,
     meter::tool::{Rule, Rules},
+    metrics::Loopback,
     price::{CeilingSetting, Overrides},
     probe::Capacity,
     task::AccountName,
@@ -41,6 +43,9 @@ pub struct Config {
     pub cgroup: Cgroup,
     pub coverage: CoverageKeys,
     pub kernel: Kernel,
+    pub metrics: Metrics,
+    /// Who else is told of alerts.
+    pub webhook: Vec<webhook::Settings>,
     pub price: Price,
     /// Tools that cost, in the order in which they are looked for.
     pub tool: Vec<Rule>,
@@ -127,6 +132,14 @@ impl Kernel {
             sees_plaintext: self.plaintext,
         }
     }
+}
+
+/// Numbers for Prometheus.
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where they are served beside the API's socket.
+    pub listen: Option<Loopback>,
 }
 
 /// What unread connections cost.
@@ -232,6 +245,7 @@ impl Config {
             return Err("coverage.usd_per_million_bytes must not be negative".into());
         }
         config.zone()?;
+        webhook::check(&config.webhook)?;
         let subtree = config.cgroup.subtree.trim_matches('/');
         if subtree.is_empty() || subtree.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
             return Err(format!(
@@ -285,6 +299,8 @@ impl Config {
             ("daemon", self.daemon != other.daemon),
             ("cgroup", self.cgroup != other.cgroup),
             ("kernel", self.kernel != other.kernel),
+            ("metrics", self.metrics != other.metrics),
+            ("webhook", self.webhook != other.webhook),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -382,6 +398,7 @@ mod tests {
         let text: Vec<&str> = taken_in.collect();
         let config = Config::parse(&text.join("\n")).expect("with every key");
         assert_eq!((config.rule.len(), config.account.len(), config.coverage.hosts.len()), (2, 1, 1));
+        assert!(config.metrics.listen.is_some() && config.webhook.len() == 1);
     }
 
     #[test]
@@ -436,6 +453,8 @@ mod tests {
         assert!(wrong("[price]\nunpriced_cieling = \"off\"").starts_with("line 2: unknown field `unpriced_cieling`"));
         assert!(wrong("[[price.override]]\nname = \"x\"\npercent = \"x\"").starts_with("line 3: `x` is not a decimal"));
         assert!(wrong("[[rule]]\nunit = \"a\"\ntask = \"{b}\"").starts_with("rule 1: task: nothing captures"));
+        assert!(wrong("[metrics]\nlisten = \"0.0.0.0:9464\"").starts_with("line 2: 0.0.0.0:9464 is not a loopback"));
+        assert!(wrong("[[webhook]]\nurl = \"http://a\"").starts_with("webhook 1: url must begin with https://"));
         assert!(wrong("nonsense").starts_with("line 1: "));
     }
 }

@@ -24,6 +24,8 @@ pub mod ledger;
 
 pub mod alert;
 
+pub mod metrics;
+
 pub mod config;
 
 pub mod books;

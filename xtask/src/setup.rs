@@ -17,7 +17,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Debian packages, each with what it is for.
-const PACKAGES: [(&str, &str); 26] = [
+const PACKAGES: [(&str, &str); 27] = [
     ("gcc", "linking Rust, compiling SQLite"),
     ("g++", "linking bpf-linker with LLVM"),
     ("libc6-dev", "linking Rust"),
@@ -43,6 +43,7 @@ const PACKAGES: [(&str, &str); 26] = [
     ("bubblewrap", "a client of the tests that makes a sandbox"),
     ("mount", "tests that mount what containers do"),
     ("python3-venv", "clients of the tests, the sample agent"),
+    ("prometheus", "promtool, and tests of what is scraped"),
     ("util-linux", "tests that take a kernel's features away"),
 ];
 

@@ -1,22 +1,34 @@
 //! Telling people: one structured line per decision.
 //!
-//! In: an [`Alert`]. Out: an entry in the journal with its own fields where systemd's journal listens, else one JSON line on stderr.
+//! In: an [`Alert`]. Out: an entry in the journal with its own fields where systemd's journal listens, else one JSON line on stderr; a row in
+//! the ledger, from where `tollgate alerts` reads and [`webhook`]s are fed; and a count.
 //!
 //! **Invariant:** never on the path from event to decision; field names and message ids are a stable interface.
+
+pub mod webhook;
 
 use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
-    sync::mpsc::{RecvTimeoutError, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::Duration,
 };
 
 use jiff::Timestamp;
 use libsystemd::logging::{Priority, journal_send};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use tokio::sync::watch;
 
 use crate::{
-    ledger::audit::{Head, LastHead},
+    ledger::{
+        Entry, Ledger,
+        audit::{Head, LastHead},
+    },
     price::Money,
     task::{AccountName, TaskId},
 };
@@ -109,6 +121,11 @@ impl Kind {
         Self::LedgerWritten,
     ];
 
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Warn => "warn",
@@ -194,6 +211,22 @@ impl Kind {
     }
 }
 
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join("`, `");
+            D::Error::custom(format!("`{name}` is no kind of alert; there are `{known}`"))
+        })
+    }
+}
+
 /// Something a person should know.
 #[derive(Debug, Clone)]
 pub struct Alert {
@@ -214,6 +247,9 @@ pub struct Alert {
 pub struct Alerts {
     sender: Sender<Said>,
     head: LastHead,
+    ledger: Ledger,
+    counts: Arc<[AtomicU64; Kind::ALL.len()]>,
+    raised: watch::Sender<u64>,
 }
 
 /// An alert, and where the audit chain ended when it was raised.
@@ -225,7 +261,8 @@ const ANCHOR: Duration = Duration::from_secs(60);
 impl Alerts {
     /// # Errors
     /// When no thread can be started.
-    pub fn start(head: LastHead) -> std::io::Result<Self> {
+    pub fn start(ledger: &Ledger) -> std::io::Result<Self> {
+        let head = ledger.audit_head();
         let (sender, receiver) = channel::<Said>();
         let to_journal = stderr_is_journal();
         let last = head.clone();
@@ -251,10 +288,27 @@ impl Alerts {
                 }
             }
         })?;
-        Ok(Self { sender, head })
+        let counts = Arc::new(std::array::from_fn(|_| AtomicU64::new(0)));
+        Ok(Self { sender, head, ledger: ledger.clone(), counts, raised: watch::Sender::default() })
+    }
+
+    /// How many of each kind were raised since the daemon started.
+    pub fn counts(&self) -> Vec<(Kind, u64)> {
+        Kind::ALL.into_iter().zip(self.counts.iter().map(|count| count.load(Relaxed))).collect()
+    }
+
+    /// Changes with each alert, after the ledger has been told of it.
+    pub fn raised(&self) -> watch::Receiver<u64> {
+        self.raised.subscribe()
     }
 
     pub fn raise(&self, alert: Alert) {
+        let position = Kind::ALL.iter().position(|kind| *kind == alert.kind);
+        if let Some(count) = position.and_then(|position| self.counts.get(position)) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.ledger.put(Entry::Alerted(Box::new(alert.clone())));
+        self.raised.send_modify(|raised| *raised += 1);
         if let Err(lost) = self.sender.send((alert, self.head.get())) {
             print(&lost.0);
         }

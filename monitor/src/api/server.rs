@@ -4,14 +4,13 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path as UrlPath, State, connect_info::Connected},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::IncomingStream,
@@ -28,7 +27,8 @@ use crate::{
         AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status,
     },
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
-    probe::{Fullness, Maps},
+    metrics::{self, Source},
+    probe::Fullness,
     report::Report,
     task::{AccountName, TaskId},
 };
@@ -53,7 +53,7 @@ pub struct App {
     pub engine: Handle,
     pub ledger: Ledger,
     pub ledger_path: PathBuf,
-    pub maps: Arc<Maps>,
+    pub metrics: Source,
     pub hierarchy: Hierarchy,
     pub rights: Rights,
 }
@@ -120,6 +120,7 @@ impl Server {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/maps", get(maps_of))
+            .route("/metrics", get(scrape))
             .route("/v1/tasks", post(start))
             .route("/v1/orders", post(order))
             .route("/v1/incidents", get(incidents))
@@ -242,9 +243,14 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
     administrator(&app, peer).await?;
-    // Thousands of entries may be asked for.
-    let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
-    counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
+    app.metrics.fullness().await.map(Json).map_err(ApiError::Kernel)
+}
+
+/// Numbers for machines that watch, in the text format of Prometheus.
+async fn scrape(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Result<Response, ApiError> {
+    administrator(&app, peer).await?;
+    let text = app.metrics.now().await.ok_or(ApiError::Gone)?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn start(

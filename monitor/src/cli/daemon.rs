@@ -19,7 +19,10 @@ use super::{
     service,
 };
 use crate::{
-    alert::Alerts,
+    alert::{
+        Alerts,
+        webhook::{self, Webhooks},
+    },
     api::{self, App, Rights},
     books::{Shelf, Tables},
     config::{Config, ConfigError},
@@ -27,6 +30,7 @@ use crate::{
     engine::{self, Handle, Parts},
     ledger::{Ledger, Reader},
     meter::{self, Key},
+    metrics::{Listener, Source},
     price::PriceBook,
     probe::{self, Loaded, Setup},
 };
@@ -64,6 +68,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_env("TOLLGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     let config = args.load()?;
+    webhook::check_files(&config.webhook)?;
     if args.check {
         println!("the configuration is valid");
         return Ok(ExitCode::SUCCESS);
@@ -158,6 +163,10 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         let server = api::listen(config.socket())?;
         let rights = Rights::new(config.socket());
         rights.set(config.users.clone()).context("cannot set who may use the socket")?;
+        let scraped = match config.metrics.listen {
+            Some(address) => Some(Listener::bind(address).await?),
+            None => None,
+        };
         let hierarchy = Hierarchy::open(&config.cgroup.subtree)?;
         let Loaded { probes, maps, ring, memberships, gates, traffic, looked, said } = probe::load(&Setup {
             capacity: config.kernel.capacity(),
@@ -173,6 +182,8 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         let ledger_path = config.state_dir().join("ledger.db");
         let ledger = Ledger::open(&ledger_path)?;
         let reader = Reader::open(&ledger_path)?;
+        let alerts = Alerts::start(&ledger)?;
+        let webhooks = Webhooks::start(&config.webhook, &ledger, &ledger_path, &alerts)?;
         let parts = Parts {
             probes,
             ring,
@@ -181,7 +192,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
             traffic,
             hierarchy: hierarchy.clone(),
             ledger: ledger.clone(),
-            alerts: Alerts::start(ledger.audit_head())?,
+            alerts: alerts.clone(),
             looked,
             key: key(config.state_dir())?,
             prices: prices(&config),
@@ -191,6 +202,10 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         // Takes a moment, and the first estimate should not wait for it.
         std::thread::spawn(meter::load_vocabularies);
 
+        let metrics = Source::new(handle.clone(), ledger.clone(), alerts, webhooks, maps);
+        if let Some(listener) = scraped {
+            tokio::spawn(listener.serve(metrics.clone()));
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let ending = handle.clone();
@@ -210,8 +225,7 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         service::ready();
         tokio::spawn(service::watchdog(handle.clone()));
         tokio::spawn(service::reload(reload, args.clone(), config, handle.clone(), rights.clone()));
-        let (ledger, maps) = (ledger.clone(), Arc::new(maps));
-        let app = App { engine: handle, ledger: ledger.clone(), ledger_path, maps, hierarchy, rights };
+        let app = App { engine: handle, ledger: ledger.clone(), ledger_path, metrics, hierarchy, rights };
         server.serve(app, until).await?;
         service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();

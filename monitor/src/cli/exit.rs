@@ -3,6 +3,7 @@
 use std::{io, process::ExitCode};
 
 use crate::{
+    alert::webhook::WebhookError,
     api::{ListenError, client::ClientError},
     books::BookError,
     budget::InvalidBudget,
@@ -82,6 +83,9 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<ConfigError>() {
         return Some(if matches!(error, ConfigError::Read { .. }) { UNREADABLE_CONFIG } else { BAD_CONFIG });
+    }
+    if error.is::<WebhookError>() {
+        return Some(BAD_CONFIG);
     }
     if error.is::<NotAllowed>() {
         return Some(NOT_ALLOWED);

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod alerts;
 mod audit;
 mod config_file;
 mod daemon;
@@ -52,6 +53,7 @@ enum Command {
     Kill(orders::Kill),
     Budget(orders::Budget),
     Incidents(incidents::Args),
+    Alerts(alerts::Args),
     Audit(audit::Args),
     Label(label::Label),
     Unlabel(label::Unlabel),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => args.run(),
         Command::Budget(args) => args.run(),
         Command::Incidents(args) => incidents::run(args),
+        Command::Alerts(args) => alerts::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Label(args) => args.run(),
         Command::Unlabel(args) => args.run(),

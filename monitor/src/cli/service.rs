@@ -64,7 +64,14 @@ pub async fn reload(mut signals: Signal, args: Args, mut config: Config, engine:
                 }
                 tracing::info!("the configuration was read again");
                 // What needs a restart is compared with what holds.
-                config = Config { daemon: config.daemon, cgroup: config.cgroup, kernel: config.kernel, ..new };
+                config = Config {
+                    daemon: config.daemon,
+                    cgroup: config.cgroup,
+                    kernel: config.kernel,
+                    metrics: config.metrics,
+                    webhook: config.webhook,
+                    ..new
+                };
                 "the configuration was read again".to_owned()
             }
             Err(error) => {

@@ -330,6 +330,8 @@ impl Engine {
             self.accounts.release(hold);
             return;
         }
+        self.count_charge(slot, charge);
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
         let used = charge.usage();
         let counts = charge.counts();
         if let Some((cost, unpriced)) = counts {

@@ -14,6 +14,7 @@ use crate::{
     coverage::Share,
     label::Said,
     ledger::{PastCharge, PastOrder, PastTrouble},
+    metrics::Snapshot,
     price::Money,
     probe::Attached,
     task::{AccountName, Labels, TaskId},
@@ -69,6 +70,10 @@ pub enum Command {
     /// Answered by an engine that works.
     Ping {
         reply: oneshot::Sender<()>,
+    },
+    /// Numbers for machines that watch.
+    Metrics {
+        reply: oneshot::Sender<Box<Snapshot>>,
     },
     Status {
         reply: oneshot::Sender<Status>,

@@ -188,6 +188,22 @@ impl Engine {
         }
     }
 
+    /// Connections that were not said when they were found are said with their number after a while, or `now`: none is hidden because it was
+    /// the last.
+    pub fn say_unsaid_connections(&mut self, now: bool) {
+        let mut unsaid = Vec::new();
+        for (Said { slot, executable, host }, (at, count)) in &mut self.unread.said {
+            if *count > 0 && (now || at.elapsed() >= QUIET) {
+                let message = format!("{executable}: {count} more connections to {host} since that was last said");
+                unsaid.push((*slot, message));
+                (*at, *count) = (Instant::now(), 0);
+            }
+        }
+        for (slot, message) in unsaid {
+            self.decide(slot, Kind::Uncovered, message);
+        }
+    }
+
     fn charges_for(&self, policy: UncoveredPolicy, host: Option<&str>) -> bool {
         policy != UncoveredPolicy::Alert && host.is_some_and(|host| self.coverage.is_model_host(host))
     }
@@ -288,6 +304,7 @@ impl Engine {
             ceiling: None,
             note: Some(note),
         };
+        self.count_charge(slot, &charge);
         self.ledger.put(Entry::Charged { call: hold.0, charge: Box::new(charge), at });
         self.touched.insert(slot);
         self.act_on_decisions();

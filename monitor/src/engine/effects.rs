@@ -210,6 +210,7 @@ impl Engine {
     /// Says a refusal, and the next ones of an agent that tries again and again every now and then, with their number.
     fn say_refused(&mut self, slot: Slot, pid: Pid, reason: &Reason) {
         let Some(task) = self.tasks.get_mut(&slot) else { return };
+        self.tally.refused += 1;
         let unsaid = match &mut task.refused {
             Some((said, unsaid)) if said.elapsed() < QUIET => {
                 *unsaid += 1;
@@ -221,6 +222,23 @@ impl Engine {
         task.refused = Some((Instant::now(), 0));
         let others = if unsaid > 0 { format!(" (and {unsaid} before it)") } else { String::new() };
         self.decide(slot, Kind::Refused, format!("a request of process {pid}: {reason}{others}"));
+    }
+
+    /// Refusals that were not said when they happened are said with their number after a while, or `now`: none is hidden because it was the last.
+    pub fn say_unsaid_refusals(&mut self, now: bool) {
+        let mut unsaid = Vec::new();
+        for (slot, task) in &mut self.tasks {
+            if let Some((said, count)) = &mut task.refused
+                && *count > 0
+                && (now || said.elapsed() >= QUIET)
+            {
+                unsaid.push((*slot, *count));
+                (*said, *count) = (Instant::now(), 0);
+            }
+        }
+        for (slot, count) in unsaid {
+            self.decide(slot, Kind::Refused, format!("{count} more requests since that was last said"));
+        }
     }
 
     pub fn on_effect(&mut self, effect: Effect) {

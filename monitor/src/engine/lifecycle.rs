@@ -182,6 +182,7 @@ impl Engine {
 
     pub fn forget_task(&mut self, slot: Slot) {
         if let Some(task) = self.tasks.remove(&slot) {
+            self.tally.forget(self.coverage.share(slot));
             self.coverage.forget_task(slot);
             self.slots.remove(&task.id);
             // That of one that was stopped, and whose cgroup is still there, was kept.
@@ -289,6 +290,8 @@ impl Engine {
         self.label_later();
         self.report_losses();
         self.watch_ledger();
+        self.say_unsaid_refusals(false);
+        self.say_unsaid_connections(false);
     }
 
     /// Ends of processes whose first thread ended a moment ago, and of the tasks that they were the last of.

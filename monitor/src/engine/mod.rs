@@ -15,6 +15,7 @@ mod held;
 mod labels;
 mod latency;
 mod lifecycle;
+mod metrics;
 mod orders;
 mod reach;
 mod recover;

@@ -112,6 +112,8 @@ pub fn start(
         next_id: 0,
         effects,
         latencies: Default::default(),
+        lag: Default::default(),
+        tally: Default::default(),
         deciding: 0,
         reported_losses: 0,
         ledger_failed: false,
@@ -165,6 +167,8 @@ async fn run(
                 // What happened before the question belongs into the answer.
                 drain(&mut engine, &mut ring);
                 if on_command(&mut engine, command) {
+                    engine.say_unsaid_refusals(true);
+                    engine.say_unsaid_connections(true);
                     engine.leave();
                     return Ok(());
                 }
@@ -191,7 +195,17 @@ async fn run(
 }
 
 fn drain(engine: &mut Engine, ring: &mut Ring) {
-    while ring.drain(BATCH, |event, time| engine.on_event(&event, time)) == BATCH {
+    loop {
+        let mut is_oldest = true;
+        let drained = ring.drain(BATCH, |event, time| {
+            if std::mem::take(&mut is_oldest) {
+                engine.waited(time);
+            }
+            engine.on_event(&event, time);
+        });
+        if drained < BATCH {
+            break;
+        }
         balance(engine);
     }
     balance(engine);
@@ -229,6 +243,7 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
             // Who asked may be gone.
             reply.send(()).ok();
         }
+        Command::Metrics { reply } => drop(reply.send(engine.metrics())),
         Command::Ping { reply } => {
             reply.send(()).ok();
         }

@@ -15,7 +15,7 @@ use super::{
     coverage::Unread,
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
-    latency::Latencies,
+    latency::{Latencies, Times},
     recover::Straddling,
     trouble::{Evidence, Watcher},
     work::Work,
@@ -28,6 +28,7 @@ use crate::{
     label,
     ledger::{Entry, Ledger},
     meter::tool::Rules,
+    metrics::Tally,
     pipeline::Pipeline,
     price::{Money, PriceBook},
     probe::{ConnectionId, Memberships, Pid, Probes, Slot, Traffic},
@@ -86,6 +87,10 @@ pub struct Engine {
     pub next_id: u64,
     pub effects: mpsc::UnboundedSender<Effect>,
     pub latencies: Latencies,
+    /// How long events wait for their turn.
+    pub lag: Times,
+    /// What was charged since the daemon started.
+    pub tally: Tally,
     /// When what is being dealt with was seen, by the boot clock: what is decided now, it decides.
     pub deciding: u64,
     pub reported_losses: u64,

@@ -181,6 +181,11 @@ impl Reader {
         Ok(Self { connection, path: path.into() })
     }
 
+    /// Asks the database; what goes wrong is said with the ledger's path.
+    pub(super) fn ask<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+        ask(&self.connection).map_err(|source| LedgerError::Sqlite { path: self.path.clone(), source })
+    }
+
     fn rows<T>(
         &self,
         sql: &str,

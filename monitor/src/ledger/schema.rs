@@ -9,7 +9,7 @@ use super::{LedgerError, audit};
 /// What makes each version of the one before; a ledger of any of them is brought up to the last one when it is opened.
 ///
 /// Money is in pico-USD, times are RFC 3339 in UTC.
-const VERSIONS: [&str; 3] = [FIRST, SECOND, THIRD];
+const VERSIONS: [&str; 4] = [FIRST, SECOND, THIRD, FOURTH];
 
 const FIRST: &str = "
 CREATE TABLE tasks (
@@ -108,9 +108,28 @@ CREATE TABLE audit (
 CREATE INDEX incidents_by_account ON incidents (account);
 CREATE UNIQUE INDEX audit_by_row ON audit (kind, row);
 ";
+/// What people were told, as long as there is room ([`ALERTS_KEPT`](super::ALERTS_KEPT)), and how far each webhook has got with it.
+const FOURTH: &str = "
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    task TEXT,
+    account TEXT,
+    actor TEXT,
+    message TEXT NOT NULL,
+    spent INTEGER,
+    cap INTEGER
+) STRICT;
+CREATE TABLE webhooks (
+    name TEXT PRIMARY KEY,
+    sent INTEGER NOT NULL
+) STRICT;
+";
 /// The version that brought the chain.
 const CHAINED_SINCE: usize = 3;
 
+/// Those to which rows are added and nothing else is done.
 const TABLES: [&str; 9] =
     ["tasks", "task_ends", "processes", "calls", "charges", "decisions", "orders", "incidents", "audit"];
 

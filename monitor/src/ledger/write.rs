@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -17,11 +18,12 @@ use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
 use super::{
-    LedgerError,
+    LedgerError, alerts,
     audit::{self, Chained, LastHead},
     schema,
 };
 use crate::{
+    alert::Alert,
     pipeline::Charge,
     price::Money,
     task::{AccountName, Labels, TaskId, TaskProcess},
@@ -95,6 +97,17 @@ pub enum Entry {
         evidence: String,
         at: Timestamp,
     },
+    /// Somebody was told.
+    Alerted(Box<Alert>),
+    /// A webhook is there. One that was not, begins with what is raised from now on.
+    Webhook {
+        name: Box<str>,
+    },
+    /// It has got as far as this alert.
+    WebhookSent {
+        name: Box<str>,
+        alert: i64,
+    },
     /// Answered when everything before it is durable.
     Barrier(oneshot::Sender<()>),
 }
@@ -106,6 +119,25 @@ pub struct Ledger {
     head: LastHead,
     failure: Failure,
     file: Arc<(PathBuf, u64)>,
+    counts: Arc<Counts>,
+}
+
+/// What the writer did, since the daemon started.
+#[derive(Debug, Default)]
+struct Counts {
+    failures: AtomicU64,
+    abandoned_calls: AtomicU64,
+    abandoned_pico_usd: AtomicU64,
+}
+
+/// As it is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LedgerCounts {
+    /// Transactions that failed and were tried again.
+    pub failures: u64,
+    /// Calls whose end nobody saw, which were charged at what was held for them.
+    pub abandoned_calls: u64,
+    pub abandoned: Money,
 }
 
 /// Why the last attempt to write failed, while it is tried again.
@@ -131,11 +163,13 @@ impl Ledger {
         let (head, failure) = (LastHead::default(), Failure::default());
         head.set(audit::head(&connection).map_err(sqlite)?);
         let (told, said) = (head.clone(), Arc::clone(&failure));
+        let counts = Arc::<Counts>::default();
+        let counted = Arc::clone(&counts);
         thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || write_all(connection, &receiver, &told, &said))
+            .spawn(move || write_all(connection, &receiver, &told, &said, &counted.failures))
             .map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok(Self { entries, head, failure, file })
+        Ok(Self { entries, head, failure, file, counts })
     }
 
     /// The head of the audit chain, as far as it is durable.
@@ -143,7 +177,19 @@ impl Ledger {
         self.head.clone()
     }
 
+    pub fn counts(&self) -> LedgerCounts {
+        LedgerCounts {
+            failures: self.counts.failures.load(Relaxed),
+            abandoned_calls: self.counts.abandoned_calls.load(Relaxed),
+            abandoned: Money::from_pico_usd(self.counts.abandoned_pico_usd.load(Relaxed).into()),
+        }
+    }
+
     pub fn put(&self, entry: Entry) {
+        if let Entry::Abandoned { cost, .. } = &entry {
+            self.counts.abandoned_calls.fetch_add(1, Relaxed);
+            self.counts.abandoned_pico_usd.fetch_add(u64::try_from(cost.pico_usd()).unwrap_or(0), Relaxed);
+        }
         if self.entries.send(entry).is_err() {
             tracing::error!("the ledger's writer is gone: what is spent from now on is not kept");
         }
@@ -186,7 +232,13 @@ fn inode(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|file| file.ino())
 }
 
-fn write_all(mut connection: Connection, receiver: &Receiver<Entry>, head: &LastHead, failure: &Mutex<Option<String>>) {
+fn write_all(
+    mut connection: Connection,
+    receiver: &Receiver<Entry>,
+    head: &LastHead,
+    failure: &Mutex<Option<String>>,
+    failures: &AtomicU64,
+) {
     let said = |error| *failure.lock().unwrap_or_else(PoisonError::into_inner) = error;
     while let Ok(first) = receiver.recv() {
         let mut batch = vec![first];
@@ -195,6 +247,7 @@ fn write_all(mut connection: Connection, receiver: &Receiver<Entry>, head: &Last
         while let Err(error) = write_batch(&mut connection, &batch) {
             tracing::error!("the ledger cannot be written ({error}); trying again");
             said(Some(error.to_string()));
+            failures.fetch_add(1, Relaxed);
             thread::sleep(RETRY);
         }
         said(None);
@@ -231,7 +284,7 @@ pub fn pico(money: Money) -> i64 {
 }
 
 /// With all digits, so that times compare as texts do.
-fn time(at: Timestamp) -> String {
+pub fn time(at: Timestamp) -> String {
     format!("{at:.9}")
 }
 
@@ -288,6 +341,9 @@ fn write(transaction: &Connection, entry: &Entry) -> rusqlite::Result<()> {
                 .insert(params![time(*at), account.to_string(), trouble, action, reason, unsaid, evidence])?;
             return audit::append(transaction, Chained::Incident, row);
         }
+        Entry::Alerted(alert) => return alerts::write(transaction, alert),
+        Entry::Webhook { name } => alerts::know(transaction, name)?,
+        Entry::WebhookSent { name, alert } => alerts::sent(transaction, name, *alert)?,
         Entry::Barrier(_) => 0,
     };
     Ok(())

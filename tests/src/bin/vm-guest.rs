@@ -296,6 +296,7 @@ impl Guest {
                 "/usr/lib/systemd/system/tollgate.service",
                 "/usr/lib/systemd/catalog/tollgate.catalog",
                 "/usr/share/doc/tollgate",
+                "/usr/share/tollgate",
                 "/sys/fs/bpf/tollgate",
                 "/sys/fs/cgroup/tollgate",
                 "/etc/systemd/system/multi-user.target.wants/tollgate.service",

@@ -12,12 +12,12 @@ use tokio_rustls::rustls::{
 };
 
 /// What the server presents, and the PEM text by which clients trust it.
-pub(super) struct Identity {
-    pub(super) tls: ServerConfig,
-    pub(super) authority_pem: String,
+pub(crate) struct Identity {
+    pub(crate) tls: ServerConfig,
+    pub(crate) authority_pem: String,
 }
 
-pub(super) fn create() -> anyhow::Result<Identity> {
+pub(crate) fn create() -> anyhow::Result<Identity> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(DnType::CommonName, "Tollgate test authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

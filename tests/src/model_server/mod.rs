@@ -6,7 +6,7 @@
 mod answer;
 mod anthropic;
 mod bedrock;
-mod certificate;
+pub(crate) mod certificate;
 mod directive;
 mod gemini;
 mod openai;

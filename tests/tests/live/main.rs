@@ -1,6 +1,7 @@
 //! Live tests: the real daemon in the real kernel, real clients, and a model server that knows the truth. They need
 //! root, and a kernel with BTF, uprobes and cgroup v2.
 
+mod alerts;
 mod attach;
 mod audit;
 mod cap;
@@ -16,6 +17,7 @@ mod metering;
 mod neighbours;
 mod outlive;
 mod plaintext;
+mod prometheus;
 mod refusals;
 mod restart;
 mod signals;
