@@ -209,6 +209,12 @@ impl Walker {
     }
 }
 
+/// Whether a request may begin, or has begun with letters of its method.
+#[inline(always)]
+pub fn is_start(have: u32) -> bool {
+    have & STATE == START
+}
+
 /// A letter of a name; nothing is like what is behind its end.
 #[inline(always)]
 fn letter<const N: usize>(name: &'static [u8; N], at: u32) -> u8 {

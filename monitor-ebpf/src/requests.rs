@@ -236,7 +236,7 @@ impl Walker {
 
 /// Eight bytes at an address of the current process, if they can be read.
 #[inline(always)]
-fn word_at(address: u64) -> Option<u64> {
+pub fn word_at(address: u64) -> Option<u64> {
     let mut word = 0_u64;
     // SAFETY: the destination has eight bytes; the helper checks the source.
     let status = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };

@@ -206,6 +206,21 @@ pub const ROWS: &[Row] = &[
         r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_tls"#,
     ),
     stopped("absent-plain", "the same, without TLS", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_plain"#),
+    stopped(
+        "gathered",
+        "first calls at once, head and body in two pieces of one call, without TLS",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" gathered"#,
+    ),
+    stopped(
+        "gathered-small",
+        "the same, in as many pieces as there may be",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" gathered_small"#,
+    ),
+    stopped(
+        "absent-vector",
+        "pieces that are told by memory that is brought only when they are sent",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_vector"#,
+    ),
     stopped("streams", "40 streams of one HTTP/2 connection", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" streams"#),
     stopped(
         "two-libraries",
