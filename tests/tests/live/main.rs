@@ -8,6 +8,7 @@ mod concurrency;
 mod counts;
 mod coverage;
 mod escape;
+mod framing;
 mod gathered;
 mod holds;
 mod labels;
