@@ -261,6 +261,10 @@ pub const REACH_HAND: u32 = 7;
 pub const REACH_KTLS: u32 = 8;
 /// `mprotect`: makes code of a file writable.
 pub const REACH_TEXT: u32 = 9;
+/// `setxattr` and its like: changes the label of a cgroup.
+pub const REACH_LABEL: u32 = 10;
+/// `clock_settime` and its like: sets the clock.
+pub const REACH_CLOCK: u32 = 11;
 
 /// When a process was last stopped, at the gate or for code that it mapped. It may run once user space has let it go after that.
 #[repr(C)]

@@ -244,10 +244,16 @@ impl Walker {
 /// Eight bytes at an address of the current process, if they can be read.
 #[inline(always)]
 pub fn word_at(address: u64) -> Option<u64> {
-    let mut word = 0_u64;
-    // SAFETY: the destination has eight bytes; the helper checks the source.
-    let status = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
-    (status == 0).then_some(word)
+    try_read(address)
+}
+
+/// A value at an address of the current process, if it can be read.
+#[inline(always)]
+pub fn try_read<T: Default>(address: u64) -> Option<T> {
+    let mut value = T::default();
+    // SAFETY: the destination has the size of `T`; the helper checks the source.
+    let status = unsafe { bpf_probe_read_user((&raw mut value).cast(), size_of::<T>() as u32, address as *const _) };
+    (status == 0).then_some(value)
 }
 
 /// A value at an address of the current process; zero where it cannot be read.

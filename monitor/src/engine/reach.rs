@@ -85,6 +85,11 @@ impl Engine {
                 "has the kernel encrypt what it sends (kTLS): of that nothing is read, and nothing is stopped".into(),
             ),
             Reach::Code => Some("makes code of a file writable: it could take a probe out of it".into()),
+            Reach::Label => Some(
+                "changes the label of a cgroup: it holds until the daemon starts again; `tollgate label` sets it anew"
+                    .into(),
+            ),
+            Reach::Clock => Some("sets the clock, by which the windows of budgets turn".into()),
             Reach::Unix => {
                 let path = unix_path(detail)?;
                 let is_starter = STARTERS.iter().any(|starter| path.contains(starter));

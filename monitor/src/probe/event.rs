@@ -6,8 +6,8 @@ use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
     FLAG_SOCKET, FLAG_STOPPED, FLAG_UNATTENDED, FLAG_WAITS, FileKey, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE,
     KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START,
-    KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE,
-    REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
+    KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_CLOCK, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_LABEL, REACH_TAKE,
+    REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -188,6 +188,10 @@ pub enum Reach {
     Code,
     /// It connects to a Unix socket.
     Unix,
+    /// It changes the label of a cgroup, or tries to.
+    Label,
+    /// It sets the clock, or tries to.
+    Clock,
     /// It sends this signal to the daemon.
     Daemon { signal: u32 },
     /// It hands a socket to a process that is in another task or none; `receiver` is 0 where the kernel does not say whom. A TCP connection sends
@@ -209,6 +213,8 @@ impl Reach {
             REACH_DAEMON => Self::Daemon { signal: detail },
             REACH_KTLS => Self::KernelTls,
             REACH_TEXT => Self::Code,
+            REACH_LABEL => Self::Label,
+            REACH_CLOCK => Self::Clock,
             REACH_HAND => Self::Hand { receiver: object, is_connection: detail != 0 },
             _ => return None,
         })
