@@ -17,6 +17,7 @@ mod latency;
 mod lifecycle;
 mod orders;
 mod reach;
+mod reading;
 mod recover;
 mod run;
 mod sockets;

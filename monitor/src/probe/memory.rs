@@ -1,11 +1,23 @@
 //! What a process that is stopped at the gate is about to send.
 
-use std::{io::IoSliceMut, sync::mpsc::sync_channel, thread, time::Duration};
+//!
+//! A page can be of a kind that somebody has to bring first (userfaultfd, a file of FUSE), and that somebody may be the process that stands still, or never do it. So
+//! it is read on threads of its own, and nobody waits for them: answers come as messages. A thread that is kept waiting is lost until the kernel lets it go. No
+//! task can take more than a few.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::IoSliceMut,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use nix::{
     sys::uio::{RemoteIoVec, process_vm_readv},
     unistd::Pid as NixPid,
 };
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::event::{Pid, Whole};
 
@@ -16,29 +28,140 @@ const MOST_PIECES: u32 = 1024;
 /// Bytes of a `struct iovec`: an address and a length.
 const PIECE: usize = 2 * size_of::<usize>();
 
-/// How long it may take. A page can be of a kind that somebody has to bring first (userfaultfd, a file of FUSE), and that somebody may be the process
-/// that stands still.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Threads that read for one task at once: a task that keeps them all waiting waits for itself.
+const PER_TASK: usize = 2;
+/// Threads that read.
+const MOST_THREADS: usize = 64;
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
 
-/// Nobody brings the page.
-#[derive(Debug, thiserror::Error)]
-#[error("its memory cannot be read within {PATIENCE:?} while it stands still")]
-pub struct Blocks;
+/// Something to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// For the answer.
+    pub id: u64,
+    /// Which task it is for; never that of another one later.
+    pub task: u64,
+    pub pid: Pid,
+    pub whole: Whole,
+}
 
-/// Copies it. Empty where it cannot be read: the process is gone, or was never there.
+/// What was read. Empty where it cannot be: the process is gone, or was never there.
 ///
-/// What is read is a hint for the decision and not the record: somebody who shares the memory could change it before it is sent. What was sent is metered.
-///
-/// # Errors
-/// When it takes too long. The thread that reads ends with the process at the latest.
-pub fn read(pid: Pid, whole: Whole) -> Result<Vec<u8>, Blocks> {
-    let (sender, receiver) = sync_channel(1);
-    // Whoever waited is gone, where it took too long.
-    let work = move || drop(sender.send(copy(pid, whole)));
-    if thread::Builder::new().name("read-memory".into()).spawn(work).is_err() {
-        return Ok(Vec::new());
+/// It is a hint for the decision and not the record: somebody who shares the memory could change it before it is sent. What was sent is metered.
+#[derive(Debug)]
+pub struct Copied {
+    pub id: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// Threads that read, as many as it takes.
+#[derive(Debug, Clone)]
+pub struct Readers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    has_work: Condvar,
+    answers: UnboundedSender<Copied>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Read>,
+    /// How many threads read for a task.
+    busy: HashMap<u64, usize>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Readers {
+    /// What they read goes to `answers`.
+    pub fn new(answers: UnboundedSender<Copied>) -> Self {
+        Self { shared: Arc::new(Shared { queue: Mutex::default(), has_work: Condvar::new(), answers }) }
     }
-    receiver.recv_timeout(PATIENCE).map_err(|_| Blocks)
+
+    /// Has it read; the answer comes as [`Copied`], or never.
+    pub fn read(&self, read: Read) {
+        let mut queue = self.shared.queue();
+        queue.waiting.push_back(read);
+        if queue.ready() <= queue.idle || queue.threads >= MOST_THREADS {
+            self.shared.has_work.notify_one();
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        match thread::Builder::new().name("read-memory".into()).spawn(move || shared.work()) {
+            Ok(_) => queue.threads += 1,
+            Err(error) => tracing::warn!("cannot start a thread that reads what a process is about to send: {error}"),
+        }
+    }
+
+    /// Nobody waits for it any longer.
+    pub fn forget(&self, id: u64) {
+        self.shared.queue().waiting.retain(|read| read.id != id);
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread: until there has been nothing to do for a while.
+    fn work(&self) {
+        let mut queue = self.queue();
+        loop {
+            if let Some(read) = queue.take() {
+                drop(queue);
+                // The engine is gone: so is whoever waited.
+                self.answers.send(Copied { id: read.id, bytes: copy(read.pid, read.whole) }).ok();
+                queue = self.queue();
+                queue.is_done(read.task);
+                continue;
+            }
+            queue.idle += 1;
+            let (woken, waited) = self.has_work.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            queue.idle -= 1;
+            if waited.timed_out() && queue.ready() == 0 {
+                queue.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// The first that may be read now.
+    fn take(&mut self) -> Option<Read> {
+        let busy = &self.busy;
+        let at = self.waiting.iter().position(|read| busy.get(&read.task).copied().unwrap_or_default() < PER_TASK)?;
+        let read = self.waiting.remove(at)?;
+        *self.busy.entry(read.task).or_default() += 1;
+        Some(read)
+    }
+
+    fn is_done(&mut self, task: u64) {
+        if let Some(busy) = self.busy.get_mut(&task) {
+            *busy -= 1;
+            if *busy == 0 {
+                self.busy.remove(&task);
+            }
+        }
+    }
+
+    /// How many could be read at once.
+    fn ready(&self) -> usize {
+        let mut busy = self.busy.clone();
+        let mut is_ready = |read: &&Read| {
+            let busy = busy.entry(read.task).or_default();
+            *busy += 1;
+            *busy <= PER_TASK
+        };
+        self.waiting.iter().filter(|read| is_ready(read)).count()
+    }
 }
 
 fn copy(pid: Pid, whole: Whole) -> Vec<u8> {
@@ -80,11 +203,9 @@ fn gather(pid: NixPid, from: &[RemoteIoVec], len: usize) -> Vec<u8> {
 mod tests {
     use std::{io::IoSlice, num::NonZeroU32};
 
-    use super::{MOST, Whole, read};
+    use tokio::sync::mpsc::unbounded_channel;
 
-    fn bytes(pid: u32, whole: Whole) -> Vec<u8> {
-        read(pid, whole).expect("nobody is waited for")
-    }
+    use super::{MOST, PER_TASK, Queue, Read, Readers, Whole, copy as bytes};
 
     fn length(bytes: usize) -> u32 {
         u32::try_from(bytes).expect("short")
@@ -117,5 +238,45 @@ mod tests {
         assert_eq!(bytes(std::process::id(), whole), head);
         let nowhere = Whole { address: 1, len: 9, pieces: NonZeroU32::new(2), fd: None };
         assert!(bytes(std::process::id(), nowhere).is_empty());
+    }
+
+    fn read(id: u64, task: u64) -> Read {
+        Read { id, task, pid: std::process::id(), whole: Whole::default() }
+    }
+
+    #[test]
+    fn a_task_takes_no_more_than_its_share_of_threads() {
+        let mut queue = Queue::default();
+        queue.waiting.extend((0..5).map(|id| read(id, 1)).chain([read(9, 2)]));
+        assert_eq!(queue.ready(), PER_TASK + 1);
+        let taken: Vec<u64> = std::iter::from_fn(|| queue.take()).map(|read| read.id).collect();
+        assert_eq!(taken, [0, 1, 9], "those of the task that waits for itself go on waiting");
+        assert_eq!(queue.ready(), 0);
+        queue.is_done(1);
+        assert_eq!((queue.ready(), queue.take().map(|read| read.id)), (1, Some(2)));
+        queue.is_done(2);
+        assert_eq!(queue.busy.len(), 1, "nothing is kept of a task without readers");
+    }
+
+    #[test]
+    fn answers_come_as_messages_and_what_is_forgotten_is_not_read() {
+        let (sender, mut answers) = unbounded_channel();
+        let readers = Readers::new(sender);
+        let text = b"what is about to be sent".to_vec();
+        let whole = Whole { address: text.as_ptr() as u64, len: length(text.len()), ..Whole::default() };
+        for id in 0..100 {
+            readers.read(Read { whole, ..read(id, id % 3) });
+        }
+        let mut ids: Vec<u64> = (0..100)
+            .map(|_| {
+                let copied = answers.blocking_recv().expect("an answer");
+                assert_eq!(copied.bytes, text);
+                copied.id
+            })
+            .collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..100).collect::<Vec<_>>());
+        let threads = readers.shared.queue().threads;
+        assert!((1..=3 * PER_TASK).contains(&threads), "{threads} threads");
     }
 }

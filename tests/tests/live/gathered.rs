@@ -1,6 +1,11 @@
 //! Plaintext whose bytes lie in several places and are sent by one system call: the request is decided by all of them.
 
-use tollgate_tests::{Client, Config, Daemon, ModelServer, Seen, daemon::Options};
+use std::time::{Duration, Instant};
+
+use tollgate_tests::{
+    Client, Config, Daemon, ModelServer, Seen,
+    daemon::{Options, until},
+};
 
 use super::{AMPLE, Bench, assert_exit, metering::assert_metered, plaintext::PRICES};
 
@@ -28,7 +33,8 @@ fn what_a_rule_forbids_does_not_leave_in_pieces() {
         let is_said = |alert: &serde_json::Value| {
             alert["TOLLGATE_TASK"] == *task && alert["MESSAGE"].to_string().contains("gpt-4o")
         };
-        assert!(bench.daemon.alerts().iter().any(is_said), "{how}: nobody is told: {:#?}", bench.daemon.alerts());
+        let said = until(|| bench.daemon.alerts().iter().any(is_said).then_some(()));
+        assert!(said.is_some(), "{how}: nobody is told: {:#?}", bench.daemon.alerts());
     }
 }
 
@@ -43,4 +49,39 @@ fn what_comes_in_pieces_is_metered_to_the_token() {
         assert_eq!(Seen::lines(&output.stdout).len(), 4, "{how}");
         assert_metered(&bench, &task);
     }
+}
+
+/// Whoever keeps those waiting who look at his request harms nobody else, and is ended.
+#[test]
+fn memory_that_nobody_brings_keeps_no_other_task_waiting() {
+    let bench = bench("");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("sending");
+    let task = "never-brought";
+    let client = Client::script("/usr/bin/python3", "userfault.py", &bench.server, task);
+    let stuck = bench.daemon.spawn(task, AMPLE, &client.with(&["--file", &file.to_string_lossy()]));
+    let sending = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
+    until(|| (sending() == 8).then_some(())).expect("they are about to send");
+    // The first call of a task is always held, so the engine has to decide it.
+    for round in 0..3 {
+        let task = format!("beside-{round}");
+        let began = Instant::now();
+        let output = bench.daemon.run(&task, AMPLE, &client_of(&bench, &task));
+        let took = began.elapsed();
+        assert_exit(&output, 0);
+        println!("a task beside it took {took:?}");
+        // Its start, its client's and one call.
+        assert!(took < Duration::from_secs(2), "it waited for what another task keeps back: {took:?}");
+    }
+    stuck.wait();
+    let is_said = |alert: &serde_json::Value| {
+        alert["TOLLGATE_TASK"] == *task && alert["MESSAGE"].to_string().contains("its memory cannot be read")
+    };
+    let said = until(|| (bench.daemon.alerts().iter().filter(|alert| is_said(alert)).count() == 8).then_some(()));
+    assert!(said.is_some(), "{:#?}", bench.daemon.alerts());
+    assert_eq!(bench.server.truth_of(task).iter().filter(|truth| truth.call.is_some()).count(), 0);
+}
+
+fn client_of(bench: &Bench, task: &str) -> Client {
+    Client::loop_agent(&bench.server, task).with(&["--calls", "1"])
 }
