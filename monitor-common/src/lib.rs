@@ -54,7 +54,7 @@ pub mod layout {
 
 /// Version of everything below that maps are made of. To be raised whenever the meaning of a key, a value or a record changes: programs of another version get maps
 /// of their own.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// What the programs know of the daemon, and the daemon of what programs saw it do. One element, mapped into the daemon's memory.
 #[repr(C)]
@@ -261,6 +261,10 @@ pub const REACH_HAND: u32 = 7;
 pub const REACH_KTLS: u32 = 8;
 /// `mprotect`: makes code of a file writable.
 pub const REACH_TEXT: u32 = 9;
+/// `setxattr` and its like: changes the label of a cgroup.
+pub const REACH_LABEL: u32 = 10;
+/// `clock_settime` and its like: sets the clock.
+pub const REACH_CLOCK: u32 = 11;
 
 /// When a process was last stopped, at the gate or for code that it mapped. It may run once user space has let it go after that.
 #[repr(C)]
@@ -327,7 +331,8 @@ pub struct Header {
     pub object: u64,
     /// [`Connection::born`]. Mapped: [`FileKey::inode`].
     pub connection_born: u64,
-    /// Data: stream offset of the first payload byte in its direction. Start on a socket: its file descriptor. Mapped: the address after the last.
+    /// Data: stream offset of the first payload byte in its direction. Start on a socket: its file descriptor; in the upper half
+    /// how many `struct iovec` lie at the address of a held one, 0: it is that of the bytes. Mapped: the address after the last.
     pub offset: u64,
     pub slot: u32,
     pub tgid: u32,

@@ -2,10 +2,17 @@
 //!
 //! Nothing of it is kept from happening here, but for one: a connection that is handed out of the task sends nothing any more.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_loop},
+    macros::{map, tracepoint},
+    maps::PerCpuArray,
+    programs::TracePointContext,
+};
 use monitor_common::{
-    CONNECTS, KIND_REACH, Process, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TRACE,
-    REACH_UNIX, REACH_WRITE,
+    CONNECTS, KIND_REACH, Process, REACH_BPF, REACH_CLOCK, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_LABEL,
+    REACH_TAKE, REACH_TRACE, REACH_UNIX, REACH_WRITE,
 };
 
 use crate::{
@@ -14,7 +21,7 @@ use crate::{
     presence,
     process::current,
     record::{emit, emit_bytes, header},
-    requests::read_user,
+    requests::{read_user, try_read},
     sockets::{argument, cookie_of, is_tcp, registers, sock_of},
 };
 
@@ -31,6 +38,10 @@ const PTRACE_SEIZE: u64 = 0x4206;
 const SOL_TCP: u64 = 6;
 const TCP_ULP: u64 = 31;
 const AF_UNIX: u16 = 1;
+/// `linux/time.h`
+const CLOCK_REALTIME: u32 = 0;
+/// What the names of labels begin with.
+const LABEL: [u64; 2] = [u64::from_le_bytes(*b"trusted."), u64::from_le_bytes(*b"tollgate")];
 /// Bytes of a `struct sockaddr_un`.
 const UNIX_ADDRESS: u64 = 110;
 /// `SOL_SOCKET` and `SCM_RIGHTS` as they lie in a `struct cmsghdr`, and its length.
@@ -43,7 +54,12 @@ const CONTROL_LEN: u64 = 40;
 /// Tells what `what` is done to.
 #[inline(always)]
 pub fn say(process: &Process, what: u32, object: u64, detail: u64) -> u32 {
-    let mut header = header(KIND_REACH, 0, process.slot);
+    say_of(process.slot, what, object, detail)
+}
+
+#[inline(always)]
+fn say_of(slot: u32, what: u32, object: u64, detail: u64) -> u32 {
+    let mut header = header(KIND_REACH, 0, slot);
     (header.wanted, header.offset, header.connection_born) = (what, object, detail);
     emit(header);
     0
@@ -134,48 +150,149 @@ pub fn reach_setsockopt(_ctx: TracePointContext) -> u32 {
     if is_ulp { say(&process, REACH_KTLS, 0, 0) } else { 0 }
 }
 
-/// `sendmsg(fd, message, …)`: descriptors that go along. The receiver is whoever the kernel noted when the Unix socket was connected.
+/// Descriptors that go along with messages, one after the other. It lies in a map: what a program knows of its stack from before a loop it may not branch on
+/// after it.
+#[repr(C)]
+struct Handing {
+    /// The next `struct user_msghdr`.
+    message: u64,
+    /// The next `struct cmsghdr`, and the end of those of this message.
+    control: u64,
+    control_end: u64,
+    /// The next descriptor of the one before.
+    descriptor: u64,
+    descriptors: u32,
+    messages: u32,
+    receiver: u32,
+    /// 1: all of them were looked at.
+    is_done: u32,
+}
+
+#[map]
+static HANDING: PerCpuArray<Handing> = PerCpuArray::with_max_entries(1, 0);
+
+/// Steps of one call: a message, a `struct cmsghdr` or a descriptor (of which one message has 253 at most) each.
+const STEPS: u32 = 16_384;
+/// Most messages of one call (`UIO_MAXIOV`, `linux/uio.h`), and the bytes that each takes in the array of them (`struct mmsghdr`).
+const MAX_MESSAGES: u64 = 1024;
+const MESSAGE: u64 = 64;
+
+/// `sendmsg(fd, message, …)`: descriptors that go along.
 #[tracepoint]
 pub fn reach_sendmsg(_ctx: TracePointContext) -> u32 {
     let Some(process) = current() else { return 0 };
     let regs = registers();
-    let message = argument(regs, 1);
-    if read_user::<u64>(message + CONTROL_LEN) < CMSG + 4 {
+    hand_over(&process, argument(regs, 0), argument(regs, 1), 1)
+}
+
+/// `sendmmsg(fd, messages, count, …)`
+#[tracepoint]
+pub fn reach_sendmmsg(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    let regs = registers();
+    let many = argument(regs, 2) & 0xffff_ffff;
+    hand_over(&process, argument(regs, 0), argument(regs, 1), if many > MAX_MESSAGES { MAX_MESSAGES } else { many })
+}
+
+/// The receiver is whoever the kernel noted when the Unix socket was connected.
+#[inline(always)]
+fn hand_over(process: &Process, fd: u64, message: u64, messages: u64) -> u32 {
+    if messages == 1 && try_read::<u64>(message + CONTROL_LEN).is_some_and(|length| length < CMSG + 4) {
         return 0;
     }
-    let control = read_user::<u64>(message + CONTROL);
-    if read_user::<u64>(control + 8) != RIGHTS {
+    let sock = sock_of(fd & 0xffff_ffff);
+    if is_tcp(sock) {
+        // There nothing goes along.
         return 0;
     }
-    let receiver = peer_of(sock_of(argument(regs, 0) & 0xffff_ffff));
+    let receiver = peer_of(sock);
     // SAFETY: the value is copied out at once.
     if unsafe { PROCESSES.get(&receiver) }.is_some_and(|receiver| receiver.slot == process.slot) {
         return 0;
     }
-    let length = read_user::<u64>(control);
-    hand(&process, receiver, control, length, 0);
-    hand(&process, receiver, control, length, 1);
-    hand(&process, receiver, control, length, 2);
-    hand(&process, receiver, control, length, 3);
+    let Some(handing) = HANDING.get_ptr_mut(0) else { return 0 };
+    let fresh = Handing {
+        message,
+        control: 0,
+        control_end: 0,
+        descriptor: 0,
+        descriptors: 0,
+        messages: messages as u32,
+        receiver,
+        is_done: 0,
+    };
+    // SAFETY: this CPU's element, which nobody else uses while the program runs.
+    unsafe { handing.write(fresh) };
+    let mut slot = u64::from(process.slot);
+    // SAFETY: the callback takes no more than this slot, which outlives the call, and this CPU's element.
+    unsafe { bpf_loop(STEPS, hand_next as *mut c_void, (&raw mut slot).cast(), 0) };
+    // SAFETY: as above.
+    if unsafe { (*handing).is_done } == 0 {
+        // Nobody knows what else goes along.
+        say(process, REACH_HAND, u64::from(receiver), 0);
+    }
     0
 }
 
-/// One descriptor of a message goes to somebody outside of the task.
-#[inline(always)]
-fn hand(process: &Process, receiver: u32, control: u64, length: u64, index: u64) {
-    let at = CMSG + index * 4;
-    if at + 4 > length {
-        return;
+/// One step of [`hand_over`]; 1 ends the loop.
+unsafe extern "C" fn hand_next(_round: u32, context: *mut c_void) -> i64 {
+    // SAFETY: called by `hand_over` only, with a slot on its stack.
+    let slot = unsafe { *context.cast::<u64>() } as u32;
+    let Some(handing) = HANDING.get_ptr_mut(0) else { return 1 };
+    // SAFETY: this CPU's element, which nobody else uses while the program runs.
+    let handing = unsafe { &mut *handing };
+    if handing.descriptors > 0 {
+        let Some(fd) = try_read::<u32>(handing.descriptor) else { return 1 };
+        handing.descriptors -= 1;
+        handing.descriptor += 4;
+        hand(slot, handing.receiver, fd);
+        return 0;
     }
-    let sock = sock_of(u64::from(read_user::<u32>(control + at)));
+    if handing.control + CMSG <= handing.control_end {
+        let (Some(length), Some(what)) = (try_read::<u64>(handing.control), try_read::<u64>(handing.control + 8))
+        else {
+            return 1;
+        };
+        if length < CMSG || length > handing.control_end - handing.control {
+            // The kernel sends no such message.
+            handing.control = handing.control_end;
+            return 0;
+        }
+        if what == RIGHTS {
+            handing.descriptor = handing.control + CMSG;
+            handing.descriptors = ((length - CMSG) / 4) as u32;
+        }
+        handing.control += (length + 7) & !7;
+        return 0;
+    }
+    if handing.messages == 0 {
+        handing.is_done = 1;
+        return 1;
+    }
+    let message = handing.message;
+    handing.messages -= 1;
+    handing.message += MESSAGE;
+    let (Some(control), Some(length)) = (try_read::<u64>(message + CONTROL), try_read::<u64>(message + CONTROL_LEN))
+    else {
+        return 1;
+    };
+    handing.control = control;
+    handing.control_end = control.saturating_add(length);
+    0
+}
+
+/// One descriptor goes to somebody outside of the task.
+#[inline(always)]
+fn hand(slot: u32, receiver: u32, fd: u32) {
+    let sock = sock_of(u64::from(fd));
     if sock == 0 {
         return;
     }
     let cookie = if is_tcp(sock) { cookie_of(sock) } else { 0 };
-    if cookie != 0 && HELD_SOCKETS.insert(&cookie, &process.slot, 0).is_err() {
+    if cookie != 0 && HELD_SOCKETS.insert(&cookie, &slot, 0).is_err() {
         count(|c| c.map_full += 1);
     }
-    say(process, REACH_HAND, u64::from(receiver), cookie);
+    say_of(slot, REACH_HAND, u64::from(receiver), cookie);
 }
 
 /// The process at the other end of a Unix socket, as it was connected; 0 where there is none.
@@ -196,6 +313,74 @@ pub fn took_recvmsg(_ctx: TracePointContext) -> u32 {
         connects(&process);
     }
     0
+}
+
+/// The same of `recvmmsg`, of many messages.
+#[tracepoint]
+pub fn took_recvmmsg(_ctx: TracePointContext) -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the value is copied out at once.
+    if let Some(process) = (unsafe { PROCESSES.get(&tgid) }).copied() {
+        connects(&process);
+    }
+    0
+}
+
+/// `setxattr(path, name, …)`, `removexattr(path, name)` and their like: of a label of a cgroup.
+#[tracepoint]
+pub fn reach_label(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    label(&process, argument(registers(), 1))
+}
+
+/// `setxattrat(directory, path, flags, name, …)`, `removexattrat(…)`
+#[tracepoint]
+pub fn reach_label_at(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    label(&process, argument(registers(), 3))
+}
+
+#[inline(always)]
+fn label(process: &Process, name: u64) -> u32 {
+    // Where it cannot be read it may be one.
+    let first = try_read::<u64>(name).unwrap_or(LABEL[0]);
+    let second = if first == LABEL[0] { try_read::<u64>(name + 8).unwrap_or(LABEL[1]) } else { 0 };
+    if second == LABEL[1] { say(process, REACH_LABEL, 0, 0) } else { 0 }
+}
+
+/// `clock_settime(clock, …)`
+#[tracepoint]
+pub fn reach_clock_settime(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    if argument(registers(), 0) as u32 == CLOCK_REALTIME { say(&process, REACH_CLOCK, 0, 0) } else { 0 }
+}
+
+/// `settimeofday(time, zone)`
+#[tracepoint]
+pub fn reach_settimeofday(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    if argument(registers(), 0) != 0 { say(&process, REACH_CLOCK, 0, 0) } else { 0 }
+}
+
+/// `adjtimex(change)`
+#[tracepoint]
+pub fn reach_adjtimex(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    adjusts(&process, argument(registers(), 0))
+}
+
+/// `clock_adjtime(clock, change)`
+#[tracepoint]
+pub fn reach_clock_adjtime(_ctx: TracePointContext) -> u32 {
+    let Some(process) = current() else { return 0 };
+    let regs = registers();
+    if argument(regs, 0) as u32 == CLOCK_REALTIME { adjusts(&process, argument(regs, 1)) } else { 0 }
+}
+
+/// A `struct timex` begins with what is to be changed; nothing of it: the clock is only read.
+#[inline(always)]
+fn adjusts(process: &Process, change: u64) -> u32 {
+    if try_read::<u32>(change) == Some(0) { 0 } else { say(process, REACH_CLOCK, 0, 0) }
 }
 
 /// From now on what the process does with sockets is looked at.

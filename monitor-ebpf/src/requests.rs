@@ -56,6 +56,8 @@ impl Walker {
             // Shorter ones hold no request line; and what lies after them may not be there.
             let word = if len >= 8 { word_at(buffer) } else { Some(0) };
             match word {
+                // Wherever it begins, a request may be in it.
+                Some(_) if self.is_in_doubt() => self.start(self.at),
                 Some(word) => self.begin(word, len),
                 // What cannot be read now is there when it is sent: user space may bring memory when somebody asks for it.
                 None if self.walk.left == 0 => self.begin_unread(),
@@ -70,8 +72,9 @@ impl Walker {
         unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut place).cast(), 0) };
         if self.left > 0 {
             count(|c| c.unwalked_bytes += self.left);
-            (self.walk.left, self.walk.have) = (0, 0);
+            self.give_up();
         }
+        self.forget_first();
     }
 
     /// It may be a request, so it counts as one. When it has been sent it is followed again.
@@ -110,6 +113,10 @@ impl Walker {
                 self.walk.have = http1::START;
             } else if is_frame(word) {
                 self.walk.protocol = PROTOCOL_HTTP2;
+            } else if http1::is_of_token(word as u8) {
+                // Methods are whatever their server takes for one.
+                self.begin_http1();
+                self.walk.have = http1::FIRST_METHOD;
             }
         }
         if self.walk.protocol == PROTOCOL_UNKNOWN {
@@ -236,11 +243,17 @@ impl Walker {
 
 /// Eight bytes at an address of the current process, if they can be read.
 #[inline(always)]
-fn word_at(address: u64) -> Option<u64> {
-    let mut word = 0_u64;
-    // SAFETY: the destination has eight bytes; the helper checks the source.
-    let status = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
-    (status == 0).then_some(word)
+pub fn word_at(address: u64) -> Option<u64> {
+    try_read(address)
+}
+
+/// A value at an address of the current process, if it can be read.
+#[inline(always)]
+pub fn try_read<T: Default>(address: u64) -> Option<T> {
+    let mut value = T::default();
+    // SAFETY: the destination has the size of `T`; the helper checks the source.
+    let status = unsafe { bpf_probe_read_user((&raw mut value).cast(), size_of::<T>() as u32, address as *const _) };
+    (status == 0).then_some(value)
 }
 
 /// A value at an address of the current process; zero where it cannot be read.

@@ -24,19 +24,20 @@ use aya_ebpf::{
 };
 use monitor_common::{
     CONNECTS, Connection, ConnectionKey, FLAG_HELD, FLAG_SENT, FLAG_SIGNAL_FAILED, FLAG_SOCKET, GATE_SHUT, KIND_CLOSE,
-    KIND_DATA, KIND_START, PROTOCOL_UNKNOWN, Process, SPACE_SOCKET, VERDICT_HTTP, VERDICT_IGNORE, VERDICT_UNKNOWN,
-    Walk,
+    KIND_DATA, KIND_START, PROTOCOL_HTTP1, PROTOCOL_UNKNOWN, Process, SPACE_SOCKET, VERDICT_HTTP, VERDICT_IGNORE,
+    VERDICT_UNKNOWN, Walk,
 };
 
 use crate::{
     aead, coverage,
     gate::{self, hold_body, looks, refuse_if_shut, take_credits},
+    http1,
     mapping::read_kernel,
     maps::{CONNECTIONS, Call, HELD_SOCKETS, PROCESSES, count},
     presence::in_force,
     process::field,
     record::{emit, emit_bytes, header},
-    requests::read_user,
+    requests::{read_user, word_at},
     tls::{HELD_BYTES, judge, upgrade},
     waits,
 };
@@ -85,6 +86,8 @@ const TCP_LAST_ACK: i32 = 9;
 const MSG_PEEK: u64 = 0x2;
 const MSG_TRUNC: u64 = 0x20;
 const MSG_ERRQUEUE: u64 = 0x2000;
+/// An address at which no process has anything.
+const NOWHERE: u64 = 1;
 /// Most pieces of one call (`UIO_MAXIOV`, `linux/uio.h`).
 const MAX_PIECES: u32 = 1024;
 /// A TLS record of a handshake: its type and the high half of its version (RFC 8446 §5.1).
@@ -139,14 +142,22 @@ struct Scratch {
     pieces: u64,
     /// Bytes that passed and have not been dealt with.
     left: u64,
-    /// Where the first piece lies in which something starts, and its length.
+    /// Where the first piece lies in which something starts, or may, and its length.
     start: u64,
     start_len: u64,
+    /// Bytes of that piece and of all after it.
+    start_total: u64,
     cookie: u64,
     starts: u32,
     body: u32,
     fd: u32,
     tgid: u32,
+    /// How many pieces there are, and the number of the one in which something starts.
+    many: u32,
+    first: u32,
+    /// 1: some of it, or where it lies, could not be read.
+    unread: u32,
+    reserved: u32,
 }
 
 #[map]
@@ -302,7 +313,7 @@ pub fn socket_enter(ctx: TracePointContext) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element, which nobody else uses while the program runs.
     let scratch = unsafe { &mut *scratch };
-    let pieces = point(scratch, number, regs);
+    point(scratch, number, regs);
     (scratch.cookie, scratch.fd) = (cookie, fd as u32);
     scratch.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     (scratch.call.object, scratch.call.slot, scratch.call.sent) = (cookie, process.slot, 1);
@@ -313,42 +324,50 @@ pub fn socket_enter(ctx: TracePointContext) -> u32 {
     connection.owner = scratch.tgid;
     scratch.ahead = *connection;
     (scratch.starts, scratch.body, scratch.start, scratch.start_len) = (0, 0, 0, 0);
+    (scratch.start_total, scratch.first, scratch.unread) = (0, 0, 0);
     let mut nothing = 0_u64;
     // SAFETY: the callback takes no more than this CPU's scratch.
-    unsafe { bpf_loop(pieces, follow_piece as *mut c_void, (&raw mut nothing).cast(), 0) };
+    unsafe { bpf_loop(scratch.many, follow_piece as *mut c_void, (&raw mut nothing).cast(), 0) };
     begin_requests(scratch, connection);
     0
 }
 
-/// Where the bytes of a call lie; returns in how many pieces.
+/// Where the bytes of a call lie, and in how many pieces.
 #[inline(always)]
-fn point(scratch: &mut Scratch, number: u64, regs: u64) -> u32 {
+fn point(scratch: &mut Scratch, number: u64, regs: u64) {
     let (second, third) = (argument(regs, 1), argument(regs, 2));
     let (pieces, many) = match number {
         abi::WRITEV | abi::READV => (second, third),
-        // `struct user_msghdr`: where the pieces lie, and how many there are.
-        abi::SENDMSG | abi::RECVMSG => (read_user::<u64>(second + 16), read_user::<u64>(second + 24)),
+        // `struct user_msghdr`: where the pieces lie, and how many there are. One that cannot be read has a piece that cannot.
+        abi::SENDMSG | abi::RECVMSG => (word_at(second + 16).unwrap_or(NOWHERE), word_at(second + 24).unwrap_or(1)),
         _ => (0, 1),
     };
     scratch.pieces = pieces;
     (scratch.call.buffer, scratch.call.len) = (second, third);
-    if many > u64::from(MAX_PIECES) { MAX_PIECES } else { many as u32 }
+    scratch.many = if many > u64::from(MAX_PIECES) { MAX_PIECES } else { many as u32 };
 }
 
-/// Puts the piece with this number in place.
+/// Puts the piece with this number in place; says whether it can be told where it lies.
 #[inline(always)]
-fn piece(scratch: &mut Scratch, index: u32) {
-    if scratch.pieces != 0 {
-        let at = scratch.pieces + u64::from(index) * 16;
-        (scratch.call.buffer, scratch.call.len) = (read_user::<u64>(at), read_user::<u64>(at + 8));
+fn piece(scratch: &mut Scratch, index: u32) -> bool {
+    if scratch.pieces == 0 {
+        return true;
     }
+    let at = scratch.pieces + u64::from(index) * 16;
+    match (word_at(at), word_at(at + 8)) {
+        (Some(buffer), Some(len)) => (scratch.call.buffer, scratch.call.len) = (buffer, len),
+        _ => {
+            scratch.call.len = 0;
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether what is sent first is a TLS handshake: then the plaintext is seen elsewhere, or nowhere.
 #[inline(always)]
 fn is_tls(scratch: &mut Scratch) -> bool {
-    piece(scratch, 0);
-    scratch.call.len >= 2 && read_user::<u16>(scratch.call.buffer) == TLS_HANDSHAKE
+    piece(scratch, 0) && scratch.call.len >= 2 && read_user::<u16>(scratch.call.buffer) == TLS_HANDSHAKE
 }
 
 /// Looks for requests in one piece of what is about to be sent; 1 ends the loop.
@@ -356,21 +375,45 @@ unsafe extern "C" fn follow_piece(index: u32, _context: *mut c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: this CPU's element, which nobody else uses while the program runs.
     let scratch = unsafe { &mut *scratch };
-    piece(scratch, index);
+    if !piece(scratch, index) {
+        // The kernel will have it brought and send it: it may be a request.
+        scratch.unread = 1;
+        if scratch.ahead.sent >= scratch.ahead.credited_to {
+            scratch.ahead.credited_to = scratch.ahead.sent + 1;
+            scratch.starts += 1;
+        }
+        if scratch.starts + scratch.body <= 1 {
+            // Else one before it is waited for, and what follows belongs to it.
+            (scratch.start, scratch.start_len, scratch.first) = (NOWHERE, 0, index);
+        }
+        scratch.start_total = u64::from(u32::MAX);
+        return 1;
+    }
     let (buffer, len) = (scratch.call.buffer, scratch.call.len);
     if len == 0 {
         return 0;
     }
+    // A method may begin in one piece and end in another.
+    if scratch.start == 0 || scratch.starts + scratch.body == 0 && !is_in_method(&scratch.ahead.walk) {
+        (scratch.start, scratch.start_len, scratch.first) = (buffer, len, index);
+        scratch.start_total = 0;
+    }
+    scratch.start_total = scratch.start_total.saturating_add(len);
     let walker = &mut scratch.call.walker;
     walker.follow(&scratch.ahead, buffer, len);
     (scratch.ahead.walk, scratch.ahead.credited_to) = (walker.walk, walker.credited_to);
     scratch.ahead.sent += len;
-    if scratch.start == 0 && walker.starts + walker.body > 0 {
-        (scratch.start, scratch.start_len) = (buffer, len);
-    }
+    scratch.unread |= walker.unread;
     scratch.starts += walker.starts;
     scratch.body |= walker.body;
     0
+}
+
+/// Whether the next byte may belong to a method of which a part has come.
+#[inline(always)]
+fn is_in_method(walk: &Walk) -> bool {
+    walk.have > 0
+        && (walk.protocol == PROTOCOL_UNKNOWN || walk.protocol == PROTOCOL_HTTP1 && http1::is_start(walk.have))
 }
 
 /// Requests that start take a credit each, or wait.
@@ -394,19 +437,27 @@ fn begin_requests(scratch: &mut Scratch, connection: &mut Connection) {
         // It leaves before the process is stopped.
         flags |= FLAG_SIGNAL_FAILED;
     }
-    let (start, len) = (scratch.start, scratch.start_len);
+    let (start, len, total) = (scratch.start, scratch.start_len, scratch.start_total);
     let mut header = header(KIND_START, flags | FLAG_SOCKET, slot);
     header.object = scratch.cookie;
     header.connection_born = connection.born;
     header.offset = u64::from(scratch.fd);
-    header.wanted = if len > u64::from(u32::MAX) { u32::MAX } else { len as u32 };
+    header.wanted = if total > u64::from(u32::MAX) { u32::MAX } else { total as u32 };
     header.starts = if scratch.starts > u32::from(u16::MAX) { u16::MAX } else { scratch.starts as u16 };
     if flags & FLAG_HELD == 0 {
         emit(header);
     } else {
-        header.generation = start as u32;
-        header.address_high = (start >> 32) as u32;
-        if scratch.call.walker.unread == 0 {
+        // More than one piece: user space has to gather them.
+        let pieces = scratch.many - scratch.first;
+        let address = if total > len {
+            header.offset |= u64::from(pieces) << 32;
+            scratch.pieces + u64::from(scratch.first) * 16
+        } else {
+            start
+        };
+        header.generation = address as u32;
+        header.address_high = (address >> 32) as u32;
+        if scratch.unread == 0 {
             emit_bytes(header, start, if len > HELD_BYTES { HELD_BYTES } else { len });
         } else {
             // Only user space can have it brought.
@@ -471,12 +522,12 @@ pub fn socket_exit(ctx: TracePointContext) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element, which nobody else uses while the program runs.
     let scratch = unsafe { &mut *scratch };
-    let pieces = point(scratch, number, regs);
+    point(scratch, number, regs);
     (scratch.cookie, scratch.left) = (cookie, passed as u64);
     (scratch.call.object, scratch.call.slot, scratch.call.sent) = (cookie, process.slot, sent);
     let mut nothing = 0_u64;
     // SAFETY: the callback takes no more than this CPU's scratch.
-    unsafe { bpf_loop(pieces, commit_piece as *mut c_void, (&raw mut nothing).cast(), 0) };
+    unsafe { bpf_loop(scratch.many, commit_piece as *mut c_void, (&raw mut nothing).cast(), 0) };
     0
 }
 
@@ -485,16 +536,25 @@ unsafe extern "C" fn commit_piece(index: u32, _context: *mut c_void) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: this CPU's element, which nobody else uses while the program runs.
     let scratch = unsafe { &mut *scratch };
-    piece(scratch, index);
+    let is_known = piece(scratch, index);
+    let Some(connection) = CONNECTIONS.get_ptr_mut(&key(scratch.cookie)) else { return 1 };
+    // SAFETY: as in `socket_exit`.
+    let connection = unsafe { &mut *connection };
+    if !is_known {
+        // Somebody has taken away what told where it lay: user space sees the gap.
+        if scratch.call.sent == 1 {
+            connection.sent += scratch.left;
+        } else {
+            connection.received += scratch.left;
+        }
+        return 1;
+    }
     if scratch.call.len > scratch.left {
         scratch.call.len = scratch.left;
     }
     scratch.left -= scratch.call.len;
-    if scratch.call.len > 0
-        && let Some(connection) = CONNECTIONS.get_ptr_mut(&key(scratch.cookie))
-    {
-        // SAFETY: as in `socket_exit`.
-        commit(&mut scratch.call, unsafe { &mut *connection });
+    if scratch.call.len > 0 {
+        commit(&mut scratch.call, connection);
     }
     (scratch.left == 0) as i64
 }

@@ -22,6 +22,13 @@ pub struct AccountId {
     generation: u32,
 }
 
+impl AccountId {
+    /// As a number.
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     #[error("the account is closed")]

@@ -140,7 +140,8 @@ impl Flow {
                 // Nothing of the process is read: nothing will be. Else something may be on its way, or be of the handshake.
                 (sent > 0 && read.saturating_mul(2) < sent, if has_readable { settings.grace } else { 0 })
             }
-            Via::Http => (settings.sees_plaintext && !self.is_read, settings.grace),
+            // What has ended without being read will not be.
+            Via::Http => (settings.sees_plaintext && !self.is_read, if self.is_over { 0 } else { settings.grace }),
             Via::Unknown => (false, 0),
         };
         let since = match self.verdict {

@@ -156,6 +156,16 @@ fn plaintext_is_found_that_nobody_reads_and_only_that() {
         assert!(later(&mut coverage, &[(1, plain)], false, 1).is_empty());
         let findings = later(&mut coverage, &[(1, plain)], false, SECOND);
         assert_eq!(uncovered(&findings), usize::from(!is_read), "{findings:?}");
+
+        // One that is over before anybody could wait for it.
+        if is_read {
+            coverage.is_read(2, SECOND);
+        }
+        coverage.begins(2, Slot(1), 7, 0, b"GET /v1/models HTTP/1.1\r\nHost: llm.example\r\n\r\n", false, SECOND);
+        coverage.passes(2, &plain, false, false, SECOND);
+        coverage.ends(2, SECOND);
+        let findings = coverage.take_findings();
+        assert_eq!(uncovered(&findings), usize::from(!is_read), "{findings:?}");
     }
     let mut coverage = coverage();
     coverage.begins(1, Slot(1), 7, 0, b"SSH-2.0-OpenSSH_9.2\r\n", false, 0);

@@ -254,6 +254,9 @@ impl Coverage {
     pub fn ends(&mut self, cookie: u64, now: u64) {
         let Some(watched) = self.flows.get_mut(&cookie) else { return };
         watched.flow.is_over = true;
+        if watched.flow.via == Via::Http {
+            self.judge(cookie, false, now);
+        }
         self.spell(cookie, now);
         let Some(watched) = self.flows.remove(&cookie) else { return };
         let bytes = watched.flow.bytes();

@@ -51,7 +51,9 @@ pub struct HeldRequest {
     /// Its descriptor, where that is a socket.
     pub fd: Option<i32>,
     /// What it asks for, as far as its first bytes tell.
-    asked: Option<Asked>,
+    pub asked: Option<Asked>,
+    /// Its bytes are being read, by this number.
+    pub reading: Option<u64>,
     pub consent: Consent,
     /// Why it waits for a person's yes, once that was said.
     pub awaits: Option<Reason>,
@@ -95,12 +97,13 @@ pub fn without_secrets(head: &[u8]) -> Vec<u8> {
 
 impl Engine {
     pub fn on_held(&mut self, connection: ConnectionId, slot: Slot, starts: u16, head: &[u8], whole: Whole) {
+        let mut reading = None;
         let asked = if is_head_alone(head, whole.len as usize) && self.looks(slot) {
             // What it costs is looked at in front of its body.
             Some(Asked { likely: Some(NEXT_TO_NOTHING), worst: Some(NEXT_TO_NOTHING), ..Asked::default() })
         } else if head.len() < whole.len as usize {
-            let request = self.read_held(slot, connection.pid, whole);
-            self.asked_by(&request, connection.transport)
+            reading = Some(self.read_held(slot, connection, whole, Vec::new()));
+            None
         } else {
             self.asked_by(head, connection.transport)
         };
@@ -109,6 +112,7 @@ impl Engine {
             connection,
             fd: whole.fd,
             asked: asked.clone(),
+            reading,
             consent: Consent::None,
             awaits: None,
             allowed: None,
@@ -137,8 +141,7 @@ impl Engine {
             request = std::mem::take(&mut connection.head);
             hold = connection.calls.values().filter(|call| !call.is_recorded).map(|call| call.hold).max();
         }
-        request.extend(self.read_held(slot, id.pid, whole));
-        let asked = self.asked_by(&request, id.transport);
+        let reading = Some(self.read_held(slot, id, whole, request));
         // It is asked for again, for what it really costs.
         let body_of = hold.filter(|&hold| self.accounts.withdraw(hold));
         let body_of = Body { hold: body_of.unwrap_or_else(|| HoldId(self.new_id())), is_known: body_of.is_some() };
@@ -146,7 +149,8 @@ impl Engine {
         let request = HeldRequest {
             connection: id,
             fd: whole.fd,
-            asked,
+            asked: None,
+            reading,
             consent: Consent::None,
             awaits: None,
             allowed: None,
@@ -205,7 +209,7 @@ impl Engine {
     }
 
     /// What a request asks for by its first bytes, where they name the model.
-    fn asked_by(&self, head: &[u8], transport: Transport) -> Option<Asked> {
+    pub fn asked_by(&self, head: &[u8], transport: Transport) -> Option<Asked> {
         let mut asked = None;
         let mut pipeline = Pipeline::new(self.prices, transport.scheme()).with_tools(Arc::clone(&self.tools));
         let at = Timestamp::now();
@@ -261,6 +265,11 @@ impl Engine {
         }
         if !self.is_running(slot) || process.is_refused {
             // Its end, or that of its connections, is on the way, and it must not be woken before.
+            self.held.insert(pid, process);
+            return;
+        }
+        if process.requests.iter().any(|request| request.reading.is_some()) {
+            // The answer wakes the engine.
             self.held.insert(pid, process);
             return;
         }

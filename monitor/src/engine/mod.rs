@@ -18,6 +18,7 @@ mod lifecycle;
 mod metrics;
 mod orders;
 mod reach;
+mod reading;
 mod recover;
 mod run;
 mod sockets;

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use super::{clock::boot_nanoseconds, state::Engine};
 use crate::{
     alert::Kind,
-    enforce::{kill_process, resume},
-    probe::{Pid, Reach, Slot, Whole, read_memory},
+    enforce::resume,
+    probe::{Pid, Reach, Slot},
 };
 
 /// Different things that a task is said to have reached for. After that, only that there is more.
@@ -85,6 +85,11 @@ impl Engine {
                 "has the kernel encrypt what it sends (kTLS): of that nothing is read, and nothing is stopped".into(),
             ),
             Reach::Code => Some("makes code of a file writable: it could take a probe out of it".into()),
+            Reach::Label => Some(
+                "changes the label of a cgroup: it holds until the daemon starts again; `tollgate label` sets it anew"
+                    .into(),
+            ),
+            Reach::Clock => Some("sets the clock, by which the windows of budgets turn".into()),
             Reach::Unix => {
                 let path = unix_path(detail)?;
                 let is_starter = STARTERS.iter().any(|starter| path.contains(starter));
@@ -142,17 +147,6 @@ fn unix_path(address: &[u8]) -> Option<String> {
     };
     // What a process names is put into logs.
     Some(Path::new(&path).display().to_string().replace(|letter: char| letter.is_control(), "?"))
-}
-
-impl Engine {
-    /// What a process that stands still is about to send. One that keeps whoever reads it waiting is ended.
-    pub fn read_held(&mut self, slot: Slot, pid: Pid, whole: Whole) -> Vec<u8> {
-        read_memory(pid, whole).unwrap_or_else(|error| {
-            kill_process(pid);
-            self.decide(slot, Kind::Reach, format!("process {pid}: {error}: it is killed"));
-            Vec::new()
-        })
-    }
 }
 
 /// What the daemon has written into the kernel, and what is there.

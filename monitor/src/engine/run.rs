@@ -29,7 +29,7 @@ use crate::{
     ledger::{Ledger, LedgerError, Reader},
     meter::Key,
     price::PriceBook,
-    probe::{Looked, Memberships, Probes, Ring, Traffic},
+    probe::{Copied, Looked, Memberships, Probes, Readers, Ring, Traffic},
 };
 
 /// What the engine is made of.
@@ -69,6 +69,7 @@ pub fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (effects, done) = mpsc::unbounded_channel();
+    let (copies, copied) = mpsc::unbounded_channel();
     let Parts { probes, mut ring, memberships, gates, traffic, hierarchy, ledger: writer, alerts, prices, looked, key } =
         parts;
     let mut engine = Engine {
@@ -105,6 +106,8 @@ pub fn start(
         by_account: Default::default(),
         connections: Default::default(),
         held: Default::default(),
+        reading: Default::default(),
+        readers: Readers::new(copies),
         straddling: Vec::new(),
         is_recovering: false,
         leaving: Vec::new(),
@@ -126,7 +129,7 @@ pub fn start(
     balance(&mut engine);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let thread = thread::Builder::new().name("engine".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(run(engine, ring, commands, done, looked)) {
+        if let Err(error) = runtime.block_on(run(engine, ring, commands, done, looked, copied)) {
             tracing::error!("the engine stopped: {error}");
         }
     })?;
@@ -149,6 +152,7 @@ async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut done: mpsc::UnboundedReceiver<Effect>,
     mut looked: mpsc::UnboundedReceiver<Looked>,
+    mut copied: mpsc::UnboundedReceiver<Copied>,
 ) -> io::Result<()> {
     let readable = ring.watch()?;
     let mut sweep = interval(SWEEP);
@@ -174,6 +178,7 @@ async fn run(
                 }
             }
             Some(looked) = looked.recv() => engine.on_looked(looked),
+            Some(copied) = copied.recv() => engine.on_copied(copied),
             Some(effect) = done.recv() => {
                 drain(&mut engine, &mut ring);
                 engine.decide_now();
@@ -185,6 +190,7 @@ async fn run(
                 engine.decide_now();
                 engine.accounts.tick(Timestamp::now());
                 engine.sweep();
+                engine.sweep_reading();
                 engine.sweep_coverage();
             }
         }

@@ -16,6 +16,7 @@ use super::{
     effects::{Effect, Imposed},
     held::{HeldProcess, NEXT_TO_NOTHING},
     latency::{Latencies, Times},
+    reading::Reading,
     recover::Straddling,
     trouble::{Evidence, Watcher},
     work::Work,
@@ -31,7 +32,7 @@ use crate::{
     metrics::Tally,
     pipeline::Pipeline,
     price::{Money, PriceBook},
-    probe::{ConnectionId, Memberships, Pid, Probes, Slot, Traffic},
+    probe::{ConnectionId, Memberships, Pid, Probes, Readers, Slot, Traffic},
     task::{AccountName, Labels, ProcessTree, TaskId},
     wire::ExchangeId,
 };
@@ -76,6 +77,9 @@ pub struct Engine {
     pub by_account: HashMap<AccountId, AccountName>,
     pub connections: HashMap<ConnectionId, Connection>,
     pub held: HashMap<Pid, HeldProcess>,
+    /// What they are about to send, as far as it is being read.
+    pub reading: HashMap<u64, Reading>,
+    pub readers: Readers,
     /// Holds that wait for an exchange to belong to.
     pub straddling: Vec<Straddling>,
     /// Nothing is lent before what happened without a daemon is known.

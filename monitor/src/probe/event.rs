@@ -1,11 +1,13 @@
 //! Records of the ring as events.
 
+use std::num::NonZeroU32;
+
 use monitor_common::{
     FLAG_BODY, FLAG_CREDITED, FLAG_HELD, FLAG_OVER, FLAG_QUIC, FLAG_RECORDS, FLAG_SENT, FLAG_SIGNAL_FAILED,
     FLAG_SOCKET, FLAG_STOPPED, FLAG_UNATTENDED, FLAG_WAITS, FileKey, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE,
     KIND_CLOSE, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_HELLO, KIND_MAPPED, KIND_REACH, KIND_START,
-    KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_TAKE, REACH_TEXT, REACH_TRACE,
-    REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
+    KIND_TRAFFIC, NO_TASK, REACH_BPF, REACH_CLOCK, REACH_DAEMON, REACH_HAND, REACH_KTLS, REACH_LABEL, REACH_TAKE,
+    REACH_TEXT, REACH_TRACE, REACH_UNIX, REACH_WOKEN, REACH_WRITE, Socket,
 };
 
 use crate::wire::{Direction, StreamOffset};
@@ -73,7 +75,10 @@ pub enum Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Whole {
     pub address: u64,
+    /// Of all of it.
     pub len: u32,
+    /// Where it lies in pieces, how many there are: at the address are as many `struct iovec` (readv(2)).
+    pub pieces: Option<NonZeroU32>,
     /// The descriptor that it is written to, where that is a socket.
     pub fd: Option<i32>,
 }
@@ -183,6 +188,10 @@ pub enum Reach {
     Code,
     /// It connects to a Unix socket.
     Unix,
+    /// It changes the label of a cgroup, or tries to.
+    Label,
+    /// It sets the clock, or tries to.
+    Clock,
     /// It sends this signal to the daemon.
     Daemon { signal: u32 },
     /// It hands a socket to a process that is in another task or none; `receiver` is 0 where the kernel does not say whom. A TCP connection sends
@@ -204,6 +213,8 @@ impl Reach {
             REACH_DAEMON => Self::Daemon { signal: detail },
             REACH_KTLS => Self::KernelTls,
             REACH_TEXT => Self::Code,
+            REACH_LABEL => Self::Label,
+            REACH_CLOCK => Self::Clock,
             REACH_HAND => Self::Hand { receiver: object, is_connection: detail != 0 },
             _ => return None,
         })
@@ -256,8 +267,11 @@ impl<'a> Event<'a> {
                     Admission::Escaped
                 };
                 let address = u64::from(header.address_high) << 32 | u64::from(header.generation);
-                let fd = i32::try_from(header.offset).ok().filter(|_| transport == Transport::Socket);
-                let whole = Whole { address, len: header.wanted, fd };
+                let is_socket = transport == Transport::Socket;
+                let (pieces, fd) = ((header.offset >> 32) as u32, header.offset & 0xffff_ffff);
+                let pieces = NonZeroU32::new(pieces).filter(|_| is_socket);
+                let fd = i32::try_from(fd).ok().filter(|_| is_socket);
+                let whole = Whole { address, len: header.wanted, pieces, fd };
                 if header.flags & FLAG_BODY == 0 {
                     Event::RequestStart { connection, slot, admission, starts: header.starts, head: payload, whole }
                 } else if admission == Admission::Held {

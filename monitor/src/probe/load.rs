@@ -41,7 +41,7 @@ use super::{
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TOLLGATE_EBPF_OBJECT"));
 
 /// System calls by which a process reaches beyond its task, and the programs that look at them; `exit` where they look at what came.
-const REACHING: [(&str, &str, &str); 12] = [
+const REACHING: [(&str, &str, &str); 18] = [
     ("reach_ptrace", "enter", "ptrace"),
     ("reach_vm_write", "enter", "process_vm_writev"),
     ("reach_getfd", "enter", "pidfd_getfd"),
@@ -51,9 +51,20 @@ const REACHING: [(&str, &str, &str); 12] = [
     ("reach_connect", "enter", "connect"),
     ("reach_setsockopt", "enter", "setsockopt"),
     ("reach_sendmsg", "enter", "sendmsg"),
+    ("reach_sendmmsg", "enter", "sendmmsg"),
     ("took_recvmsg", "exit", "recvmsg"),
+    ("took_recvmmsg", "exit", "recvmmsg"),
+    ("reach_clock_settime", "enter", "clock_settime"),
+    ("reach_settimeofday", "enter", "settimeofday"),
+    ("reach_adjtimex", "enter", "adjtimex"),
+    ("reach_clock_adjtime", "enter", "clock_adjtime"),
     ("waiting_enter", "enter", "sendmmsg"),
     ("waiting_splice", "enter", "splice"),
+];
+/// Those that change extended attributes; kernels before 6.13 lack the last two.
+const RELABELLING: [(&str, &[&str]); 2] = [
+    ("reach_label", &["setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"]),
+    ("reach_label_at", &["setxattrat", "removexattrat"]),
 ];
 const TRACEPOINTS: [(&str, &str); 7] = [
     ("task", "task_newtask"),
@@ -315,6 +326,7 @@ fn programs() -> Vec<(&'static str, Kind)> {
     all.extend(RAW_TRACEPOINTS.map(|(name, _)| (name, Kind::RawTracePoint)));
     all.extend(SOCKETS.map(|name| (name, Kind::TracePoint)));
     all.extend(REACHING.map(|(name, ..)| (name, Kind::TracePoint)));
+    all.extend(RELABELLING.map(|(name, _)| (name, Kind::TracePoint)));
     all.extend(TRACEPOINTS.map(|(_, name)| (name, Kind::TracePoint)));
     all
 }
@@ -461,8 +473,13 @@ fn attach_programs(
     let unseen = if sees_plaintext { &[][..] } else { &SENDING[..] };
     let waiting = unseen.iter().chain(&["sendfile64"]);
     let waiting = waiting.map(|call| ("waiting_enter", "syscalls", format!("sys_enter_{call}")));
+    let tracefs = tracefs::find_or_mount().map_err(LoadError::Tracefs)?;
+    let is_there = |event: &String| tracefs::has(&tracefs, &format!("syscalls/{event}"));
+    let relabelling = RELABELLING.iter().flat_map(|(name, calls)| calls.iter().map(move |call| (*name, *call)));
+    let relabelling = relabelling.map(|(name, call)| (name, "syscalls", format!("sys_enter_{call}")));
+    let relabelling = relabelling.filter(|(.., event)| is_there(event));
     let others = TRACEPOINTS.iter().map(|(category, name)| (*name, *category, (*name).to_owned()));
-    for (name, category, event) in calls.chain(reaching).chain(waiting).chain(others) {
+    for (name, category, event) in calls.chain(reaching).chain(waiting).chain(relabelling).chain(others) {
         attach(&format!("{name}-{event}"), &mut || {
             let program: &mut TracePoint = programs.get(name)?;
             let link = program.attach(category, &event)?;

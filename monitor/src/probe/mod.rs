@@ -27,5 +27,5 @@ pub use event::{Admission, ConnectionId, Event, Mapping, Pid, Reach, Slot, Trans
 pub use fullness::{Fullness, Maps};
 pub use kernel::{Capacity, LoadError, Loaded, Memberships, Probes, Ring};
 pub use load::{Setup, load};
-pub use memory::read as read_memory;
+pub use memory::{Copied, Read, Readers};
 pub use traffic::{Traffic, destination};

@@ -18,6 +18,11 @@ pub fn find_or_mount() -> io::Result<PathBuf> {
     Ok(MOUNT_POINT.into())
 }
 
+/// Whether this kernel has a tracepoint.
+pub fn has(tracefs: &Path, event: &str) -> bool {
+    tracefs.join("events").join(event).exists()
+}
+
 /// Byte offset of a field in the records of a tracepoint, from the event's own `format` file.
 pub fn field_offset(tracefs: &Path, event: &str, field: &str) -> io::Result<u32> {
     let path = tracefs.join("events").join(event).join("format");

@@ -105,7 +105,7 @@ impl Body {
         let framing = match framing {
             Framing::Length(left) => Progress::Length { left },
             Framing::Chunked => Progress::Chunked(Chunked::new()),
-            Framing::Close | Framing::Tunnel => Progress::Close,
+            Framing::Close | Framing::Tunnel | Framing::Doubtful => Progress::Close,
         };
         // Transfer codings lie above content codings (RFC 9112 §6.1).
         let codings = headers.all("content-encoding").chain(headers.all("transfer-encoding"));

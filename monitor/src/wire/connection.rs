@@ -317,7 +317,9 @@ impl Guess {
                 if bytes.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(bytes) {
                     return Self::TooLittle;
                 }
-                http1::may_begin_request(bytes) && !bytes.starts_with(http2::PREFACE)
+                // A few letters in the middle of something are no method.
+                let is_telling = bytes.contains(&b' ') || bytes.iter().all(u8::is_ascii_uppercase);
+                is_telling && http1::may_begin_request(bytes) && !bytes.starts_with(http2::PREFACE)
             }
             Direction::Response => http1::may_begin_response(bytes),
         };

@@ -253,6 +253,11 @@ impl Http1 {
         if let Some(open) = self.open.back_mut() {
             open.lost = u64::from(is_doubtful);
         }
+        if framing == Framing::Doubtful {
+            // What it asks for is known, and nothing of what follows: its answers tell what it costs.
+            self.end_request_of(id, 1, sink);
+            return self.lose_requests(1, sink);
+        }
         let body = Body::of_request(framing, &head.headers);
         if body.is_done() {
             self.requests.state = State::Head;

@@ -4,9 +4,11 @@ import array
 import ctypes
 import http.client
 import json
+import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -73,6 +75,135 @@ def hand_out():
             agent.tried("it said: " + outside.recv(4096).decode())
         except TimeoutError:
             agent.tried("it said nothing")
+
+
+def hand_out_by(send):
+    """As above, hidden from whoever looks at the first descriptor of a message only."""
+    outside = socket.socket(socket.AF_UNIX)
+    outside.connect(os.environ["OUTSIDE"])
+    with socket.create_connection(agent.address("PLAIN")) as stream:
+        text = json.dumps({"hand": agent.request().decode(), "times": agent.CALLS}).encode()
+        send(outside, text, stream.fileno())
+        agent.tried("a connection in the hands of a process outside")
+        outside.settimeout(3)
+        try:
+            agent.tried("it said: " + outside.recv(4096).decode())
+        except TimeoutError:
+            agent.tried("it said nothing")
+
+
+def rights(*descriptors):
+    return (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+
+
+def hand_out_second():
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    hand_out_by(lambda outside, text, stream: outside.sendmsg([text], [rights(nothing), rights(stream)]))
+
+
+def hand_out_behind():
+    """Behind others, in one control message."""
+    nothing = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
+    hand_out_by(lambda outside, text, stream: outside.sendmsg([text], [rights(*nothing, stream)]))
+
+
+class Message(ctypes.Structure):
+    """`struct mmsghdr`"""
+    _fields_ = [("name", ctypes.c_void_p), ("name_length", ctypes.c_uint32), ("pieces", ctypes.c_void_p),
+                ("many", ctypes.c_size_t), ("control", ctypes.c_void_p), ("control_length", ctypes.c_size_t),
+                ("flags", ctypes.c_int), ("_padding", ctypes.c_uint32), ("sent", ctypes.c_uint32)]
+
+
+def messages(texts, controls):
+    """Messages, and what must live as long as they."""
+    kept, all_of_them = [], (Message * len(texts))()
+    for message, text, control in zip(all_of_them, texts, controls):
+        buffer = ctypes.create_string_buffer(text, len(text))
+        piece = Iovec(ctypes.addressof(buffer), len(text))
+        ancillary = ctypes.create_string_buffer(control, max(len(control), 1))
+        message.pieces, message.many = ctypes.addressof(piece), 1
+        message.control, message.control_length = ctypes.addressof(ancillary) if control else None, len(control)
+        kept += [buffer, piece, ancillary]
+    return all_of_them, kept
+
+
+def hand_out_mmsg():
+    """By `sendmmsg`, with the second message."""
+
+    def send(outside, text, stream):
+        control = struct.pack("=QiiiI", 20, socket.SOL_SOCKET, socket.SCM_RIGHTS, stream, 0)
+        both, _kept = messages([text[:1], text[1:]], [b"", control])
+        assert LIBC.sendmmsg(outside.fileno(), both, 2, 0) == 2, os.strerror(ctypes.get_errno())
+
+    hand_out_by(send)
+
+
+def sendmmsg():
+    """Calls by a system call of which nothing is copied."""
+    with socket.create_connection(agent.address("PLAIN"), timeout=20) as stream:
+        agent.tried("calls by sendmmsg")
+        for _ in range(agent.CALLS):
+            one, _kept = messages([agent.request()], [b""])
+            assert LIBC.sendmmsg(stream.fileno(), one, 1, 0) == 1, os.strerror(ctypes.get_errno())
+            agent.answer(stream)
+
+
+class Ring:
+    """As much of io_uring(7) as sends."""
+    SETUP, ENTER, SEND, GETEVENTS = 425, 426, 26, 1
+
+    def __init__(self):
+        parameters = (ctypes.c_uint32 * 30)()
+        self.fd = LIBC.syscall(self.SETUP, 8, parameters)
+        assert self.fd >= 0, "io_uring: " + os.strerror(ctypes.get_errno())
+        entries, offsets = parameters[0], parameters[10:20]
+        _, self.tail, mask, _, _, _, array_at = offsets[:7]
+        self.ring = mmap.mmap(self.fd, array_at + entries * 4, offset=0)
+        self.requests = mmap.mmap(self.fd, entries * 64, offset=0x10000000)
+        self.mask, self.array = struct.unpack_from("=I", self.ring, mask)[0], array_at
+
+    def send(self, descriptor, data):
+        buffer = ctypes.create_string_buffer(data, len(data))
+        tail = struct.unpack_from("=I", self.ring, self.tail)[0]
+        index = tail & self.mask
+        struct.pack_into("=BBHiQQIIQ24x", self.requests, index * 64, self.SEND, 0, 0, descriptor, 0,
+                         ctypes.addressof(buffer), len(data), 0, 0)
+        struct.pack_into("=I", self.ring, self.array + index * 4, index)
+        struct.pack_into("=I", self.ring, self.tail, tail + 1)
+        done = LIBC.syscall(self.ENTER, self.fd, 1, 1, self.GETEVENTS, None, 0)
+        assert done == 1, os.strerror(ctypes.get_errno())
+
+
+def io_uring():
+    """Calls by no system call that sends."""
+    ring = Ring()
+    with socket.create_connection(agent.address("PLAIN"), timeout=20) as stream:
+        agent.tried("calls by io_uring")
+        for _ in range(agent.CALLS):
+            ring.send(stream.fileno(), agent.request())
+            agent.answer(stream)
+
+
+def relabel():
+    """Root says itself what its cgroup may spend."""
+    with open("/proc/self/cgroup", encoding="ascii") as file:
+        path = next(line.strip()[3:] for line in file if line.startswith("0::"))
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        root = next(fields[1] for fields in map(str.split, mounts) if fields[2] == "cgroup2")
+    for name, value in (("trusted.tollgate.task", b"another"), ("trusted.tollgate.budget", b'{"total": "100"}')):
+        os.setxattr(root + path, name, value)
+    agent.tried(f"its cgroup has {os.listxattr(root + path)}")
+    agent.spend()
+
+
+def clock():
+    """Root sets the clock, here to what it is: windows of budgets turn by it."""
+    try:
+        time.clock_settime(time.CLOCK_REALTIME, time.clock_gettime(time.CLOCK_REALTIME))
+        agent.tried("the clock was set")
+    except PermissionError as error:
+        agent.tried(f"the clock could not be set: {error}")
+    agent.spend()
 
 
 def start_outside():

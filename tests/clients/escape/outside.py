@@ -9,15 +9,26 @@ import agent
 
 
 def serve(connection):
-    text, control, _, _ = connection.recvmsg(1 << 20, socket.CMSG_SPACE(4))
-    if not text:
-        return
-    asked = json.loads(text)
+    text, control = b"", []
+    while True:
+        more, with_it, _, _ = connection.recvmsg(1 << 20, socket.CMSG_SPACE(4 * 64))
+        if not more:
+            return
+        text, control = text + more, control + with_it
+        try:
+            asked = json.loads(text)
+            break
+        except ValueError:
+            pass
     if "run" in asked:
         agent.spend(calls=2)
         connection.send(b"2 calls were made")
         return
-    stream = socket.socket(fileno=array.array("i", control[0][2])[0])
+    # The last one is the connection, whatever goes before it.
+    descriptors = [descriptor for _, _, data in control for descriptor in array.array("i", data)]
+    for descriptor in descriptors[:-1]:
+        os.close(descriptor)
+    stream = socket.socket(fileno=descriptors[-1])
     stream.settimeout(2)
     done = 0
     try:

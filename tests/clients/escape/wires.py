@@ -172,6 +172,70 @@ def absent_plain():
     absent("PLAIN")
 
 
+def at_once(send):
+    """First calls, of which nobody knows what they cost but by their bodies, at once from threads; then more of them."""
+    start = threading.Barrier(16)
+
+    def work():
+        stream = agent.raw("PLAIN")
+        start.wait()
+        for _ in range(agent.CALLS):
+            send(stream)
+            agent.answer(stream)
+
+    workers = [threading.Thread(target=work) for _ in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def parts():
+    """A request as its head and its body."""
+    head, end, body = agent.request().partition(b"\r\n\r\n")
+    return [head + end, body]
+
+
+def gathered():
+    """Head and body lie apart in one system call."""
+    agent.tried("heads and bodies in two pieces of one call")
+    at_once(lambda stream: stream.sendmsg(parts()))
+
+
+def gathered_small():
+    """In as many pieces as there may be."""
+
+    def send(stream):
+        whole = agent.request()
+        size = -(-len(whole) // 1024)
+        stream.sendmsg([whole[at:at + size] for at in range(0, len(whole), size)])
+
+    agent.tried("a request in pieces of a byte, all in one call")
+    at_once(send)
+
+
+def absent_vector():
+    """What says where the pieces lie is not there before the system call asks for it."""
+    import ctypes
+    import mmap
+    libc = ctypes.CDLL(None, use_errno=True)
+    stream = agent.raw("PLAIN")
+    agent.tried("pieces that are told by memory that is not there")
+    for number in range(agent.CALLS):
+        head, body = (ctypes.create_string_buffer(part, len(part)) for part in parts())
+        words = (ctypes.c_uint64 * 4)(ctypes.addressof(head), len(head), ctypes.addressof(body), len(body))
+        path = f"{os.environ['DIR']}/vector-{number}"
+        with open(path, "wb") as file:
+            file.write(bytes(words).ljust(mmap.PAGESIZE, b"\0"))
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), mmap.PAGESIZE, mmap.MAP_PRIVATE) as pages:
+            # The address is taken without touching what is there.
+            place = ctypes.c_char.from_buffer(pages)
+            sent = libc.writev(stream.fileno(), ctypes.c_void_p(ctypes.addressof(place)), 2)
+            del place
+            assert sent == len(head) + len(body), os.strerror(ctypes.get_errno())
+        agent.answer(stream)
+
+
 def streams():
     """Streams of one HTTP/2 connection."""
     agent.spend(calls=1)

@@ -18,6 +18,15 @@ const fn ending(row: Row, end: End, note: &'static str) -> Row {
     Row { end, note, ..row }
 }
 
+/// A connection in the hands of somebody else, who sends nothing on it.
+const fn handed_out(name: &'static str, way: &'static str, start: &'static str) -> Row {
+    said(
+        ending(stopped(name, way, start), End::Held, "the connection sends nothing any more"),
+        "reach",
+        "hands a connection to process",
+    )
+}
+
 /// Room for requests that are on their way beside the calls, and of which nobody knows what they cost.
 const fn roomy(row: Row) -> Row {
     Row { cap: "0.0245", ..row }
@@ -206,6 +215,21 @@ pub const ROWS: &[Row] = &[
         r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_tls"#,
     ),
     stopped("absent-plain", "the same, without TLS", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_plain"#),
+    stopped(
+        "gathered",
+        "first calls at once, head and body in two pieces of one call, without TLS",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" gathered"#,
+    ),
+    stopped(
+        "gathered-small",
+        "the same, in as many pieces as there may be",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" gathered_small"#,
+    ),
+    stopped(
+        "absent-vector",
+        "pieces that are told by memory that is brought only when they are sent",
+        r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" absent_vector"#,
+    ),
     stopped("streams", "40 streams of one HTTP/2 connection", r#"exec /usr/bin/python3 "$SCRIPTS/wires.py" streams"#),
     stopped(
         "two-libraries",
@@ -240,6 +264,61 @@ pub const ROWS: &[Row] = &[
         ),
         "reach",
         "hands a connection to process",
+    ),
+    handed_out(
+        "handed-out-second",
+        "the same, in the second control message",
+        r#"exec /usr/bin/python3 "$SCRIPTS/others.py" hand_out_second"#,
+    ),
+    handed_out(
+        "handed-out-behind",
+        "the same, behind 40 other descriptors",
+        r#"exec /usr/bin/python3 "$SCRIPTS/others.py" hand_out_behind"#,
+    ),
+    handed_out(
+        "handed-out-mmsg",
+        "the same, by `sendmmsg`, with the second message",
+        r#"exec /usr/bin/python3 "$SCRIPTS/others.py" hand_out_mmsg"#,
+    ),
+    said(
+        ending(
+            stopped(
+                "sendmmsg",
+                "calls by `sendmmsg`, without TLS",
+                r#"exec /usr/bin/python3 "$SCRIPTS/others.py" sendmmsg"#,
+            ),
+            End::Reported,
+            "by its bytes, which are not read",
+        ),
+        "uncovered",
+        "cannot be read",
+    ),
+    said(
+        ending(
+            stopped(
+                "io-uring",
+                "calls by io_uring, without TLS",
+                r#"exec /usr/bin/python3 "$SCRIPTS/others.py" io_uring"#,
+            ),
+            End::Reported,
+            "by its bytes, which are not read",
+        ),
+        "uncovered",
+        "cannot be read",
+    ),
+    said(
+        stopped(
+            "relabel",
+            "root writes a label with another budget on its own cgroup",
+            r#"exec /usr/bin/python3 "$SCRIPTS/others.py" relabel"#,
+        ),
+        "reach",
+        "changes the label of a cgroup",
+    ),
+    said(
+        stopped("clock", "root sets the clock", r#"exec /usr/bin/python3 "$SCRIPTS/others.py" clock"#),
+        "reach",
+        "sets the clock",
     ),
     said(
         stopped(

@@ -9,6 +9,8 @@ mod concurrency;
 mod counts;
 mod coverage;
 mod escape;
+mod framing;
+mod gathered;
 mod holds;
 mod labels;
 mod ladder;

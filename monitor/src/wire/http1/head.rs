@@ -15,6 +15,8 @@ pub enum Framing {
     Close,
     /// No body, and no HTTP after this message.
     Tunnel,
+    /// Servers differ in where it ends: what follows may be of the body or the next message.
+    Doubtful,
 }
 
 /// What the answer to a request looks like depends on it in these cases.
@@ -43,6 +45,28 @@ fn is_chunked(headers: &Headers) -> bool {
     codings.last().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
 }
 
+/// Whether nothing is said of how the body ends but that it is chunked: everybody understands that alike.
+fn is_only_chunked(headers: &Headers) -> bool {
+    let mut codings = headers.all("transfer-encoding");
+    let is_chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+    is_chunked && codings.next().is_none() && headers.get("content-length").is_none()
+}
+
+/// How the body of a request ends, where it is said in the one way that everybody understands alike.
+fn request_framing(headers: &Headers) -> Framing {
+    if headers.get("transfer-encoding").is_some() {
+        return if is_only_chunked(headers) { Framing::Chunked } else { Framing::Doubtful };
+    }
+    let mut lengths = headers.all("content-length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Framing::Length(0),
+        (Some(length), None) if !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit()) => {
+            length.parse().map_or(Framing::Doubtful, Framing::Length)
+        }
+        _ => Framing::Doubtful,
+    }
+}
+
 fn content_length(headers: &Headers) -> Result<Option<u64>, InvalidHead> {
     let mut length = None;
     for value in headers.all("content-length").flat_map(|value| value.split(',')) {
@@ -67,25 +91,34 @@ fn kept(fields: &[httparse::Header<'_>]) -> Headers {
 pub fn request(bytes: &[u8]) -> Result<(RequestHead, Framing), InvalidHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(_)) = request.parse(bytes) else { return Err(InvalidHead) };
+    if !matches!(request.parse(bytes), Ok(httparse::Status::Complete(_))) {
+        return malformed_request(bytes);
+    }
     let headers = kept(request.headers);
-    let framing = if is_chunked(&headers) {
-        Framing::Chunked
-    } else if headers.get("transfer-encoding").is_some() {
-        // Nobody can tell where it ends (RFC 9112 §6.3).
-        return Err(InvalidHead);
-    } else {
-        Framing::Length(content_length(&headers)?.unwrap_or(0))
-    };
+    let framing = request_framing(&headers);
+    Ok((request_head(&request, headers), framing))
+}
+
+/// A request head with lines that are none, which some servers take all the same.
+fn malformed_request(bytes: &[u8]) -> Result<(RequestHead, Framing), InvalidHead> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let parsed =
+        httparse::ParserConfig::default().ignore_invalid_headers_in_requests(true).parse_request(&mut request, bytes);
+    let Ok(httparse::Status::Complete(_)) = parsed else { return Err(InvalidHead) };
+    let headers = kept(request.headers);
+    Ok((request_head(&request, headers), Framing::Doubtful))
+}
+
+fn request_head(request: &httparse::Request<'_, '_>, headers: Headers) -> RequestHead {
     let (authority, target) = split_target(request.path.unwrap_or_default());
     let host = authority.or(headers.get("host"));
-    let head = RequestHead {
+    RequestHead {
         method: request.method.unwrap_or_default().into(),
         target: target.into(),
         host: host.map(|host| host.to_ascii_lowercase().into()),
         headers,
-    };
-    Ok((head, framing))
+    }
 }
 
 /// What is asked of a proxy names the host, which counts before the `Host` field (RFC 9112 §3.2.2).
@@ -132,12 +165,24 @@ pub fn end(bytes: &[u8], searched: usize) -> Option<usize> {
     })
 }
 
-/// Whether a message can begin like this; with few bytes, whether it still may.
+/// The longest method that is taken for one; the kernel judges likewise.
+const LONGEST_METHOD: usize = 32;
+
+/// Whether a message can begin like this; with few bytes, whether it still may. Methods are whatever their server takes for one (RFC 9110 §9.1).
 pub fn may_begin_request(bytes: &[u8]) -> bool {
-    let token = bytes.iter().position(|byte| !byte.is_ascii_uppercase()).unwrap_or(bytes.len());
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let token = bytes.iter().position(|&byte| !is_of_token(byte)).unwrap_or(bytes.len());
     match bytes.get(token) {
-        None => token <= 16,
-        Some(b' ') => (3..=16).contains(&token),
+        None => token <= LONGEST_METHOD,
+        Some(b' ') => {
+            let target = bytes.get(token + 1..).unwrap_or_default();
+            let begins = |with: &[u8]| {
+                let known = target.len().min(with.len());
+                target.iter().zip(with).take(known).all(|(byte, with)| byte.eq_ignore_ascii_case(with))
+            };
+            let is_target = [&b"/"[..], b"*", b"http:", b"https:"].into_iter().any(begins);
+            (1..=LONGEST_METHOD).contains(&token) && is_target || begins_request(bytes)
+        }
         Some(_) => false,
     }
 }
@@ -197,9 +242,29 @@ mod tests {
         let framing =
             |fields: &str| request(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()).map(|(_, framing)| framing);
         assert_eq!(framing(""), Ok(Framing::Length(0)));
-        assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok(Framing::Chunked));
-        assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(InvalidHead));
-        assert_eq!(framing("X-Folded: a\r\n b\r\n"), Err(InvalidHead));
+        assert_eq!(framing("Content-Length: 5\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(framing("Content-Length:\t5 \r\n"), Ok(Framing::Length(5)));
+        assert_eq!(framing("transfer-encoding: Chunked\r\n"), Ok(Framing::Chunked));
+        for doubtful in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: identity\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding:\r\n",
+            "Transfer-Encoding : chunked\r\n",
+            "Content-Length : 5\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "X-Folded: a\r\n b\r\n",
+        ] {
+            assert_eq!(framing(doubtful), Ok(Framing::Doubtful), "{doubtful:?}");
+        }
+        assert_eq!(request(b"POST what is this\r\n\r\n").err(), Some(InvalidHead));
     }
 
     #[test]

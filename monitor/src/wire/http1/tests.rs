@@ -100,11 +100,30 @@ fn close_delimited_bodies_are_complete_at_the_end_and_others_are_not() {
 #[test]
 fn a_length_beside_chunks_is_not_believed() {
     let both = whole(
-        r">POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n
+        r">POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n
 <HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     );
     assert!(both.contains("request body \"a\"") && both.contains("answer body \"ok\""), "{both}");
     assert!(both.ends_with("0 Complete lost 0\n"), "{both}");
+}
+
+/// The second request may be a part of the body of the first, and the third one is not seen: its answer is.
+#[test]
+fn what_follows_a_doubtful_head_is_told_by_its_answers() {
+    for said in [r"Content-Length: 3\r\nTransfer-Encoding: chunked", r"Content-Length : 3", r"Content-Length: 3, 3"] {
+        let script = format!(
+            r">POST /a HTTP/1.1\r\n{said}\r\n\r\nabcGET /b HTTP/1.1\r\n\r\n
+<HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none
+<HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo
+>GET /c HTTP/1.1\r\n\r\n
+<HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthree"
+        );
+        let trace = whole(&script);
+        let answers = ["0 answer body \"one\"", "1 answer body \"two\"", "2 answer body \"three\""];
+        assert!(answers.iter().all(|answer| trace.contains(answer)), "{said}: {trace}");
+        assert!(trace.contains("/a") && trace.contains("/c") && !trace.contains("unreadable"), "{said}: {trace}");
+        assert!(!trace.contains("0 Complete lost 0") && !trace.contains("1 Complete lost 0"), "{said}: {trace}");
+    }
 }
 
 #[test]
