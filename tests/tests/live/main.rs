@@ -21,6 +21,7 @@ mod restart;
 mod signals;
 mod soak;
 mod terminal;
+mod top;
 mod wild;
 
 use std::{os::unix::process::ExitStatusExt as _, path::Path, process::Output};
