@@ -58,6 +58,9 @@ impl Engine {
         }
         let parent = self.open_above(&labels, &above)?;
         let cgroup = self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?;
+        if !matches!(known, Some((_, TaskState::Running))) {
+            cgroup.thaw_left_over().map_err(|error| CommandError::Failed(error.to_string()))?;
+        }
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),
