@@ -22,7 +22,7 @@ use super::{GiveOrder, Problem, RemoveLabel, SetLabel, StartTask};
 use crate::{
     enforce::{CgroupError, Hierarchy},
     engine::{AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Past, Start, Started, Status},
-    ledger::{IncidentRow, Ledger, LedgerError, Reader},
+    ledger::{IncidentRow, Ledger, LedgerError, NotKept, Reader},
     probe::{Fullness, Maps},
     report::Report,
     task::{AccountName, TaskId},
@@ -149,6 +149,7 @@ enum ApiError {
     Ledger(LedgerError),
     Kernel(io::Error),
     Cgroup(CgroupError),
+    NotKept(NotKept),
     Gone,
 }
 
@@ -193,6 +194,11 @@ impl IntoResponse for ApiError {
                 "failed",
                 format!("the kernel does not tell how full its maps are: {error}"),
             ),
+            Self::NotKept(error) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "failed",
+                format!("{error}; an order is in force all the same, and no task is started"),
+            ),
             Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
         };
         (status, Json(Problem { error, kind: kind.to_owned() })).into_response()
@@ -211,8 +217,8 @@ fn allowed(peer: Peer) -> Result<Asker, ApiError> {
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
     allowed(peer)?;
     let status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
-    // What is shown as spent is found again after a crash.
-    app.ledger.flushed().await;
+    // What is shown as spent is found again after a crash; where it would not be, an alert says so.
+    app.ledger.flushed().await.ok();
     Ok(Json(status))
 }
 
@@ -230,7 +236,8 @@ async fn start(
     Json(body): Json<StartTask>,
 ) -> Answer<Started> {
     let peer = allowed(peer)?;
-    app.ledger.flushed().await;
+    // What it has spent before is read from there.
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
     let StartTask { task, labels, budget } = body;
     let (known, names) = (task.clone(), labels.above());
     let past = move |ledger: &Reader| {
@@ -257,14 +264,13 @@ async fn order(
     let peer = allowed(peer)?;
     let ordered =
         app.engine.ask(|reply| Command::Order { peer, actor, account, order, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    ordered.map(Json).map_err(ApiError::Command)
+    kept(&app, ordered).await
 }
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
     allowed(peer)?;
-    app.ledger.flushed().await;
+    app.ledger.flushed().await.ok();
     read(&app, |ledger| ledger.incidents(None)).await.map(Json)
 }
 
@@ -284,8 +290,7 @@ async fn label(
     let said = Box::new(said);
     let labelled =
         app.engine.ask(|reply| Command::Label { peer, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    labelled.map(Json).map_err(ApiError::Command)
+    kept(&app, labelled).await
 }
 
 async fn unlabel(
@@ -298,8 +303,14 @@ async fn unlabel(
     let cgroup = find(&app, cgroup).await?;
     let unlabelled =
         app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    unlabelled.map(Json).map_err(ApiError::Command)
+    kept(&app, unlabelled).await
+}
+
+/// The answer to an order, once that is in the ledger.
+async fn kept<T>(app: &App, done: Result<T, CommandError>) -> Answer<T> {
+    let done = done.map_err(ApiError::Command)?;
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
+    Ok(Json(done))
 }
 
 /// The path of the cgroup that is meant.
@@ -344,7 +355,7 @@ async fn report(
     allowed(peer)?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
+    app.ledger.flushed().await.ok();
     let wanted = task.clone();
     let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
     report.map(Json).ok_or(ApiError::UnknownTask(task))

@@ -210,7 +210,9 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         server.serve(handle, ledger.clone(), ledger_path, maps, hierarchy, until).await?;
         service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
-        ledger.flushed().await;
+        if let Err(error) = ledger.flushed().await {
+            tracing::error!("{error}: this daemon ends, and what is not written by now is lost");
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

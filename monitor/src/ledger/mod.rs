@@ -14,7 +14,7 @@ pub use read::{
     AuditRow, CallRow, DecisionRow, IncidentRow, OpenCall, PastCharge, PastOrder, PastTrouble, ProcessRow, Reader,
     TaskRow,
 };
-pub use write::{Entry, Ledger};
+pub use write::{Entry, Ledger, NotKept};
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
