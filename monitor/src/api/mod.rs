@@ -2,8 +2,8 @@
 //!
 //! In: requests of local processes, known by `SO_PEERCRED`. Out: what the engine and the ledger answer.
 //!
-//! **Invariant:** never on the path from event to decision. Only root and the daemon's own user are served, and a process inside a task
-//! changes nothing, whoever it is.
+//! **Invariant:** never on the path from event to decision. Only root and the daemon's own user are served. A process inside a task
+//! changes nothing, whoever it is, and reads of no other task.
 #![forbid(unsafe_code)]
 
 pub mod client;

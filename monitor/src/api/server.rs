@@ -166,7 +166,7 @@ impl IntoResponse for ApiError {
                 "unknown-task",
                 format!("there is no task {task}; `tollgate status` lists those that run"),
             ),
-            Self::Command(error @ (CommandError::Inside(_) | CommandError::Nobody)) => {
+            Self::Command(error @ (CommandError::Inside(_) | CommandError::Others(_) | CommandError::Nobody)) => {
                 (StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
             Self::Cgroup(error) => (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string()),
@@ -214,17 +214,47 @@ fn allowed(peer: Peer) -> Result<Asker, ApiError> {
     if peer.is_allowed { Ok(peer.asker) } else { Err(ApiError::Forbidden) }
 }
 
+/// Whether somebody reads everything, or only of the task that he is inside of.
+#[derive(Debug)]
+struct Sight(Option<TaskId>);
+
+impl Sight {
+    async fn of(app: &App, peer: Peer) -> Result<Self, ApiError> {
+        let peer = allowed(peer)?;
+        let inside = app.engine.ask(|reply| Command::Inside { peer, reply }).await.ok_or(ApiError::Gone)?;
+        inside.map(Self).map_err(ApiError::Command)
+    }
+
+    fn sees(&self, task: &str) -> bool {
+        self.0.as_ref().is_none_or(|own| own.as_str() == task)
+    }
+
+    /// What is of no single task, or of this one.
+    fn require(self, task: Option<&TaskId>) -> Result<(), ApiError> {
+        match self.0 {
+            Some(own) if task != Some(&own) => Err(ApiError::Command(CommandError::Others(own))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// To somebody inside a task only that one is shown.
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
-    allowed(peer)?;
-    let status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
+    let sight = Sight::of(&app, peer).await?;
+    let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
     // What is shown as spent is found again after a crash; where it would not be, an alert says so.
     app.ledger.flushed().await.ok();
+    if sight.0.is_some() {
+        status.tasks.retain(|task| sight.sees(task.task.as_str()));
+        (status.accounts, status.probes) = (Vec::new(), Vec::new());
+        status.latencies.clear();
+    }
     Ok(Json(status))
 }
 
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
-    allowed(peer)?;
+    Sight::of(&app, peer).await?.require(None)?;
     // Thousands of entries may be asked for.
     let counted = tokio::task::spawn_blocking(move || app.maps.fullness()).await.map_err(io::Error::other);
     counted.and_then(|fullness| fullness).map(Json).map_err(ApiError::Kernel)
@@ -269,14 +299,18 @@ async fn order(
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
-    allowed(peer)?;
+    let sight = Sight::of(&app, peer).await?;
     app.ledger.flushed().await.ok();
-    read(&app, |ledger| ledger.incidents(None)).await.map(Json)
+    let mut incidents = read(&app, |ledger| ledger.incidents(None)).await?;
+    incidents.retain(|incident| sight.sees(&incident.account));
+    Ok(Json(incidents))
 }
 
 async fn labels(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<LabelStatus>> {
-    allowed(peer)?;
-    app.engine.ask(|reply| Command::Labels { reply }).await.map(Json).ok_or(ApiError::Gone)
+    let sight = Sight::of(&app, peer).await?;
+    let mut labels = app.engine.ask(|reply| Command::Labels { reply }).await.ok_or(ApiError::Gone)?;
+    labels.retain(|label| sight.sees(label.task.as_str()));
+    Ok(Json(labels))
 }
 
 async fn label(
@@ -326,7 +360,7 @@ async fn wait(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<TaskId> {
-    allowed(peer)?;
+    Sight::of(&app, peer).await?.require(Some(&task))?;
     loop {
         let asked = task.clone();
         let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
@@ -352,7 +386,7 @@ async fn report(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Report> {
-    allowed(peer)?;
+    Sight::of(&app, peer).await?.require(Some(&task))?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await.ok();
