@@ -3,7 +3,7 @@
 //! In: requests of local processes, known by `SO_PEERCRED`. Out: what the engine and the ledger answer.
 //!
 //! **Invariant:** never on the path from event to decision. Root and the daemon's own user are served; other users as far as the configuration
-//! allows it, and only with tasks of their own; and a process inside a task changes nothing, whoever it is.
+//! allows it, and only with tasks of their own. A process inside a task changes nothing, whoever it is, and reads of no other task.
 #![forbid(unsafe_code)]
 
 pub mod client;

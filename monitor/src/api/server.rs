@@ -26,7 +26,7 @@ use crate::{
     engine::{
         AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status,
     },
-    ledger::{IncidentRow, Ledger, LedgerError, Reader},
+    ledger::{IncidentRow, Ledger, LedgerError, NotKept, Reader},
     metrics::{self, Source},
     probe::Fullness,
     report::{ProcessTotal, Report},
@@ -147,6 +147,7 @@ enum ApiError {
     Ledger(LedgerError),
     Kernel(io::Error),
     Cgroup(CgroupError),
+    NotKept(NotKept),
     Gone,
 }
 
@@ -159,7 +160,7 @@ impl IntoResponse for ApiError {
                 "unknown-task",
                 format!("there is no task {task}; `tollgate status` lists those that run"),
             ),
-            Self::Command(error @ (CommandError::Inside(_) | CommandError::Nobody)) => {
+            Self::Command(error @ (CommandError::Inside(_) | CommandError::Others(_) | CommandError::Nobody)) => {
                 (StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
             Self::Cgroup(error) => (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string()),
@@ -186,6 +187,11 @@ impl IntoResponse for ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "failed",
                 format!("the kernel does not tell how full its maps are: {error}"),
+            ),
+            Self::NotKept(error) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "failed",
+                format!("{error}; an order is in force all the same, and no task is started"),
             ),
             Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
         };
@@ -217,11 +223,18 @@ async fn administrator(app: &App, peer: Peer) -> Result<Asker, ApiError> {
     Ok(peer.asker)
 }
 
+/// For what only an administrator sees who is in no task.
+async fn administrator_outside(app: &App, peer: Peer) -> Result<(), ApiError> {
+    let sight = Sight::of(app, &peer).await?;
+    administrator(app, peer).await?;
+    sight.require(None)
+}
+
 /// For what the owner of a task may, too. To others, it is not there.
 async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
     let who = who(app, peer).await?;
     if matches!(who, Who::User { .. }) {
-        app.ledger.flushed().await;
+        app.ledger.flushed().await.ok();
         let wanted = task.clone();
         let row = read(app, move |ledger| ledger.task(wanted.as_str())).await?;
         if !row.is_some_and(|row| who.owns(&row.labels)) {
@@ -231,25 +244,55 @@ async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
     Ok(who)
 }
 
+/// Whether somebody reads everything, or only of the task that he is inside of.
+#[derive(Debug)]
+struct Sight(Option<TaskId>);
+
+impl Sight {
+    async fn of(app: &App, peer: &Peer) -> Result<Self, ApiError> {
+        let peer = peer.asker.clone();
+        let inside = app.engine.ask(|reply| Command::Inside { peer, reply }).await.ok_or(ApiError::Gone)?;
+        inside.map(Self).map_err(ApiError::Command)
+    }
+
+    fn sees(&self, task: &str) -> bool {
+        self.0.as_ref().is_none_or(|own| own.as_str() == task)
+    }
+
+    /// What is of no single task, or of this one.
+    fn require(self, task: Option<&TaskId>) -> Result<(), ApiError> {
+        match self.0 {
+            Some(own) if task != Some(&own) => Err(ApiError::Command(CommandError::Others(own))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// To somebody inside a task only that one is shown.
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
+    let sight = Sight::of(&app, &peer).await?;
     let who = who(&app, &peer).await?;
     let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
-    status.tasks.retain(|task| who.owns(&task.labels));
+    status.tasks.retain(|task| who.owns(&task.labels) && sight.sees(task.task.as_str()));
     status.accounts.retain(|account| who.sees(&account.account));
-    // What is shown as spent is found again after a crash.
-    app.ledger.flushed().await;
+    // What is shown as spent is found again after a crash; where it would not be, an alert says so.
+    app.ledger.flushed().await.ok();
+    if sight.0.is_some() {
+        (status.accounts, status.probes) = (Vec::new(), Vec::new());
+        status.latencies.clear();
+    }
     Ok(Json(status))
 }
 
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
-    administrator(&app, peer).await?;
+    administrator_outside(&app, peer).await?;
     app.metrics.fullness().await.map(Json).map_err(ApiError::Kernel)
 }
 
 /// Numbers for machines that watch, in the text format of Prometheus.
 async fn scrape(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Result<Response, ApiError> {
-    administrator(&app, peer).await?;
+    administrator_outside(&app, peer).await?;
     let text = app.metrics.now().await.ok_or(ApiError::Gone)?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
@@ -265,7 +308,8 @@ async fn start(
     if let Some(path) = &cgroup {
         who.may_use(&app.hierarchy.directory(path), path)?;
     }
-    app.ledger.flushed().await;
+    // What it has spent before is read from there.
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
     let name = task.clone();
     if let Some(row) = read(&app, move |ledger| ledger.task(name.as_str())).await?
         && !who.owns(&row.labels)
@@ -302,20 +346,25 @@ async fn order(
     let peer = peer.asker;
     let ordered =
         app.engine.ask(|reply| Command::Order { peer, actor, account, order, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    ordered.map(Json).map_err(ApiError::Command)
+    kept(&app, ordered).await
 }
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
-    app.ledger.flushed().await;
-    read(&app, |ledger| ledger.incidents(None)).await.map(Json)
+    app.ledger.flushed().await.ok();
+    let mut incidents = read(&app, |ledger| ledger.incidents(None)).await?;
+    incidents.retain(|incident| sight.sees(&incident.account));
+    Ok(Json(incidents))
 }
 
 async fn labels(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<LabelStatus>> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
-    app.engine.ask(|reply| Command::Labels { reply }).await.map(Json).ok_or(ApiError::Gone)
+    let mut labels = app.engine.ask(|reply| Command::Labels { reply }).await.ok_or(ApiError::Gone)?;
+    labels.retain(|label| sight.sees(label.task.as_str()));
+    Ok(Json(labels))
 }
 
 async fn label(
@@ -329,8 +378,7 @@ async fn label(
     let said = Box::new(said);
     let labelled =
         app.engine.ask(|reply| Command::Label { peer, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    labelled.map(Json).map_err(ApiError::Command)
+    kept(&app, labelled).await
 }
 
 async fn unlabel(
@@ -343,8 +391,14 @@ async fn unlabel(
     let cgroup = find(&app, cgroup).await?;
     let unlabelled =
         app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    unlabelled.map(Json).map_err(ApiError::Command)
+    kept(&app, unlabelled).await
+}
+
+/// The answer to an order, once that is in the ledger.
+async fn kept<T>(app: &App, done: Result<T, CommandError>) -> Answer<T> {
+    let done = done.map_err(ApiError::Command)?;
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
+    Ok(Json(done))
 }
 
 /// The path of the cgroup that is meant.
@@ -360,6 +414,7 @@ async fn wait(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<TaskId> {
+    Sight::of(&app, &peer).await?.require(Some(&task))?;
     owner(&app, &peer, &task).await?;
     loop {
         let asked = task.clone();
@@ -387,10 +442,11 @@ async fn report(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Report> {
+    Sight::of(&app, &peer).await?.require(Some(&task))?;
     owner(&app, &peer, &task).await?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
+    app.ledger.flushed().await.ok();
     let wanted = task.clone();
     let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
     report.map(Json).ok_or(ApiError::UnknownTask(task))
@@ -402,6 +458,7 @@ async fn processes(
     ConnectInfo(peer): ConnectInfo<Peer>,
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Vec<ProcessTotal>> {
+    Sight::of(&app, &peer).await?.require(Some(&task))?;
     owner(&app, &peer, &task).await?;
     read(&app, move |ledger| ProcessTotal::all(ledger, &task)).await.map(Json)
 }

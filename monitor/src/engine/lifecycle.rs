@@ -64,6 +64,9 @@ impl Engine {
             (None, None) => self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?,
         };
         let parent = self.open_above(&labels, &above)?;
+        if !matches!(known, Some((_, TaskState::Running))) && made.is_none() {
+            cgroup.thaw_left_over().map_err(|error| CommandError::Failed(error.to_string()))?;
+        }
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),
@@ -91,18 +94,27 @@ impl Engine {
         Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path, on_daemon_loss })
     }
 
+    /// Nobody inside a task changes anything.
     pub fn refuse_insiders(&self, asker: &Asker) -> Result<(), CommandError> {
+        self.inside(asker)?.map_or(Ok(()), |task| Err(CommandError::Inside(task)))
+    }
+
+    /// The task that a process is inside of, if it is.
+    ///
+    /// # Errors
+    /// When nobody knows who it is.
+    pub fn inside(&self, asker: &Asker) -> Result<Option<TaskId>, CommandError> {
         let peer = asker.pid;
         let by_membership =
             self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
         // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
         let inside = by_membership.or_else(|| self.hierarchy.task_of(peer));
         let inside = inside.or_else(|| self.labelled_task_of(peer));
-        if let Some(task) = inside {
-            return Err(CommandError::Inside(task));
+        if inside.is_some() {
+            return Ok(inside);
         }
         // Last: what was found under its id is about it only if it has been there all the time.
-        if asker.is_there() { Ok(()) } else { Err(CommandError::Nobody) }
+        if asker.is_there() { Ok(None) } else { Err(CommandError::Nobody) }
     }
 
     pub fn open_task(
@@ -116,7 +128,8 @@ impl Engine {
     ) -> Result<Slot, CommandError> {
         let most = monitor_common::MAX_TASKS;
         // The kernel may know it: then its gate stays as it is. No credit is out before its account is known.
-        let known = self.memberships.label_of(cgroup.id()).filter(|slot| !self.tasks.contains_key(slot));
+        let known = self.memberships.label_of(cgroup.id()).map_err(|error| unreadable(&error))?;
+        let known = known.filter(|slot| !self.tasks.contains_key(slot));
         let slot = if let Some(slot) = known {
             self.gates.take_back(slot, u64::MAX);
             slot
@@ -529,6 +542,10 @@ impl Engine {
             cgroup: task.cgroup.path().display().to_string(),
         }
     }
+}
+
+fn unreadable(error: &std::io::Error) -> CommandError {
+    CommandError::Failed(format!("the kernel does not tell whether it knows the cgroup: {error}"))
 }
 
 /// Nothing of the process can run any more: it is not there, or a zombie with no other thread.
