@@ -11,10 +11,12 @@ const NONSENSE: Duration = Duration::from_secs(3600);
 impl Engine {
     pub fn metrics(&self) -> Box<Snapshot> {
         let mut tasks = BTreeMap::<_, u64>::new();
-        let (mut held, mut lent, mut waiting) = (Money::ZERO, Money::ZERO, 0);
+        let (mut held, mut lent) = (Money::ZERO, Money::ZERO);
+        let (mut waiting, mut processes) = (0, 0);
         for (slot, task) in &self.tasks {
             *tasks.entry(task.state_name()).or_default() += 1;
             waiting += self.awaiting(*slot) as u64;
+            processes += task.tree.living().count() as u64;
             // That of a part counts on what it is a part of, too.
             if !self.is_open_part(&task.labels) {
                 held += self.accounts.held(task.account);
@@ -25,7 +27,7 @@ impl Engine {
             tally: self.tally.clone(),
             kernel: self.probes.counters(),
             tasks,
-            processes: self.memberships.all().len() as u64,
+            processes,
             connections: self.connections.len() as u64,
             holds: self.accounts.holds_open() as u64,
             held,
