@@ -38,4 +38,6 @@ pub mod api;
 
 pub mod replay;
 
+pub mod top;
+
 pub mod cli;

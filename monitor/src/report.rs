@@ -5,7 +5,7 @@
 //! **Invariant:** amounts come from what is durable; an amount that was not measured says so by its basis.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,25 @@ pub struct CallLine {
     pub ended_at: String,
 }
 
+impl ProcessTotal {
+    /// All processes of a task, in the order in which they began; none for a task that never was.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn all(ledger: &Reader, task: &TaskId) -> Result<Vec<Self>, LedgerError> {
+        let spent: HashMap<u32, (u64, Money)> = ledger
+            .spent_by_process(task.as_str())?
+            .into_iter()
+            .map(|(pid, calls, cost)| (pid, (calls, cost)))
+            .collect();
+        let totals = ledger.processes(task.as_str())?.into_iter().map(|row| {
+            let (calls, cost_usd) = spent.get(&row.pid).copied().unwrap_or_default();
+            Self { pid: row.pid, ppid: row.parent, exe: row.executable.unwrap_or_else(|| "?".into()), calls, cost_usd }
+        });
+        Ok(totals.collect())
+    }
+}
+
 impl Report {
     /// What the ledger knows of the task, with what `live` adds to it; `None` for a task that never was.
     ///
@@ -126,7 +145,7 @@ impl Report {
             usage,
             basis,
             models: models(&calls),
-            processes: processes(ledger, task, &calls)?,
+            processes: ProcessTotal::all(ledger, task)?,
             unpriced: calls.iter().filter(|call| call.cost.is_none()).count() as u64,
             unread: live.map_or(0, |live| live.unread),
             coverage: live.map(|live| live.coverage),
@@ -174,21 +193,6 @@ fn models(calls: &[CallRow]) -> Vec<ModelTotal> {
     let mut totals: Vec<_> = totals.into_values().collect();
     totals.sort_by_key(|total| std::cmp::Reverse(total.cost_usd));
     totals
-}
-
-fn processes(ledger: &Reader, task: &TaskId, calls: &[CallRow]) -> Result<Vec<ProcessTotal>, LedgerError> {
-    let rows = ledger.processes(task.as_str())?;
-    let totals = rows.into_iter().map(|row| {
-        let own = calls.iter().filter(|call| call.pid == row.pid);
-        ProcessTotal {
-            pid: row.pid,
-            ppid: row.parent,
-            exe: row.executable.unwrap_or_else(|| "?".into()),
-            calls: own.clone().count() as u64,
-            cost_usd: own.filter_map(|call| call.cost).sum(),
-        }
-    });
-    Ok(totals.collect())
 }
 
 fn call_line(call: CallRow) -> CallLine {

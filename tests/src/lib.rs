@@ -8,6 +8,7 @@ pub mod clients;
 pub mod daemon;
 pub mod escapes;
 pub mod model_server;
+pub mod pty;
 pub mod receiver;
 pub mod reference_price;
 pub mod report;

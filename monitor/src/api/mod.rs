@@ -62,6 +62,15 @@ pub struct RemoveLabel {
     pub cgroup: String,
 }
 
+/// What was lost on the way, of what `GET /v1/status` says: counters by their names, those of losses that are not 0.
+pub fn losses(status: &serde_json::Value) -> Vec<String> {
+    /// These tell what passed.
+    const NO_LOSS: [&str; 5] = ["records", "bytes", "processes", "connections", "holds"];
+    let counters = status["counters"].as_object().into_iter().flatten();
+    let losses = counters.filter(|(name, value)| !NO_LOSS.contains(&name.as_str()) && value.as_u64() != Some(0));
+    losses.map(|(name, value)| format!("{name} {value}")).collect()
+}
+
 /// Body of every answer that is not 2xx.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {

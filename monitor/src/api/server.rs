@@ -29,7 +29,7 @@ use crate::{
     ledger::{IncidentRow, Ledger, LedgerError, Reader},
     metrics::{self, Source},
     probe::Fullness,
-    report::Report,
+    report::{ProcessTotal, Report},
     task::{AccountName, TaskId},
 };
 
@@ -129,6 +129,7 @@ impl Server {
             .route("/v1/tasks/{task}/join", post(join))
             .route("/v1/tasks/{task}/wait", get(wait))
             .route("/v1/tasks/{task}/report", get(report))
+            .route("/v1/tasks/{task}/processes", get(processes))
             .with_state(app);
         let service = router.into_make_service_with_connect_info::<Peer>();
         let served = axum::serve(self.listener, service).with_graceful_shutdown(until).await;
@@ -393,6 +394,16 @@ async fn report(
     let wanted = task.clone();
     let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
     report.map(Json).ok_or(ApiError::UnknownTask(task))
+}
+
+/// Processes of a task with what they spent: of a report, what is cheap to ask for again and again.
+async fn processes(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    UrlPath(task): UrlPath<TaskId>,
+) -> Answer<Vec<ProcessTotal>> {
+    owner(&app, &peer, &task).await?;
+    read(&app, move |ledger| ProcessTotal::all(ledger, &task)).await.map(Json)
 }
 
 /// Reads the ledger on a thread where waiting for the disk holds nobody up.

@@ -18,6 +18,7 @@ mod run;
 mod scope;
 mod service;
 mod status;
+mod top;
 mod unpin;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -45,6 +46,7 @@ enum Command {
     Daemon(daemon::Args),
     Run(run::Args),
     Status(status::Args),
+    Top(top::Args),
     Report(report::Args),
     Approve(orders::Approve),
     Deny(orders::Deny),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(args),
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
         Command::Approve(args) => args.run(),
         Command::Deny(args) => args.run(),

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 
 use super::{Socket, orders, print, wait_for};
-use crate::{coverage::Share, engine::AccountStatus, probe::Fullness};
+use crate::{api, coverage::Share, engine::AccountStatus, probe::Fullness};
 
 /// Show what the daemon is doing: tasks, probes, losses
 #[derive(Debug, clap::Args)]
@@ -57,16 +57,7 @@ fn human(status: &Value) -> String {
     );
     let probes = status["probes"].as_array().into_iter().flatten().map(|probe| word(&probe["path"]));
     text.push_str(&format!("probed: {}\n", probes.collect::<Vec<_>>().join(", ")));
-    let losses: Vec<String> = status["counters"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, value)| {
-            !["records", "bytes", "processes", "connections", "holds"].contains(&name.as_str())
-                && value.as_u64() != Some(0)
-        })
-        .map(|(name, value)| format!("{name} {value}"))
-        .collect();
+    let losses = api::losses(status);
     text.push_str(&if losses.is_empty() {
         "losses: none\n".to_owned()
     } else {

@@ -293,6 +293,13 @@ impl Reader {
         self.rows(sql, task, call_row)
     }
 
+    /// Number and cost of a task's calls, by process.
+    pub fn spent_by_process(&self, task: &str) -> Result<Vec<(u32, u64, Money)>, LedgerError> {
+        let sql = "SELECT pid, count(*) AS calls, coalesce(sum(cost), 0) AS cost FROM calls JOIN charges ON call = id \
+                   WHERE task = ? AND basis <> 'none' GROUP BY pid";
+        self.rows(sql, task, |row| Ok((row.get("pid")?, id(row, "calls")?, row.get("cost").map(money)?)))
+    }
+
     pub fn decisions(&self, task: &str) -> Result<Vec<DecisionRow>, LedgerError> {
         let sql = "SELECT at, decision, reason FROM decisions WHERE task = ? ORDER BY id";
         self.rows(sql, task, |row| {

@@ -25,6 +25,7 @@ mod restart;
 mod signals;
 mod soak;
 mod terminal;
+mod top;
 mod users;
 mod wild;
 
