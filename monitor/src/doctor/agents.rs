@@ -99,7 +99,8 @@ fn base(path: &str) -> String {
 pub fn check(processes: &Processes, answer: &Answer) -> Check {
     let found = processes.seen.iter().filter_map(|process| Some((process, agent(process)?)));
     let found: Vec<(&Process, &str)> = found.collect();
-    judge(&found, answer.tasks().as_deref(), processes.hidden)
+    let sees = if nix::unistd::geteuid().is_root() { Sees::All } else { Sees::Own };
+    judge(&found, answer.tasks().as_deref(), sees, processes.hidden)
 }
 
 /// Who pays for a process in this cgroup: the task that is nearest above it.
@@ -108,7 +109,28 @@ fn task_of<'t>(cgroup: &str, tasks: &'t [(PathBuf, String)]) -> Option<&'t str> 
     above.max_by_key(|(path, _)| path.components().count()).map(|(_, task)| task.as_str())
 }
 
-pub(super) fn judge(agents: &[(&Process, &str)], tasks: Option<&[(PathBuf, String)]>, hidden: usize) -> Check {
+/// Whose tasks the daemon tells this user of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sees {
+    All,
+    Own,
+}
+
+impl Sees {
+    const fn beside(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Own => " of this user",
+        }
+    }
+}
+
+pub(super) fn judge(
+    agents: &[(&Process, &str)],
+    tasks: Option<&[(PathBuf, String)]>,
+    sees: Sees,
+    hidden: usize,
+) -> Check {
     let beside = if hidden == 0 {
         String::new()
     } else {
@@ -117,7 +139,7 @@ pub(super) fn judge(agents: &[(&Process, &str)], tasks: Option<&[(PathBuf, Strin
     let items = agents.iter().map(|(process, agent)| {
         let (verdict, found) = match tasks.map(|tasks| task_of(&process.cgroup, tasks)) {
             Some(Some(task)) => (Verdict::Ok, format!("in task {task}")),
-            Some(None) => (Verdict::Warn, format!("in no task: cgroup {}", process.cgroup)),
+            Some(None) => (Verdict::Warn, format!("in no task{}: cgroup {}", sees.beside(), process.cgroup)),
             None => (Verdict::Warn, format!("nobody says whether cgroup {} is a task", process.cgroup)),
         };
         Item { name: format!("{agent} ({})", process.pid), verdict, found }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Item, Verdict,
-    agents::{agent, judge as agents},
+    agents::{Sees, agent, judge as agents},
     cgroups::judge as cgroups,
     clock::{Discipline, judge as clock},
     daemon::judge as daemon,
@@ -139,15 +139,21 @@ fn an_agent_in_no_task_is_said_and_its_command_is_not() {
     let inside = process("/usr/bin/codex", &["codex", "SECRET"], "/tollgate/build/inner");
     let outside = process("/usr/bin/codex", &["codex", "SECRET"], "/build");
     let tasks = [(PathBuf::from("/tollgate/build"), "build".to_owned()), ("/tollgate/b".into(), "b".into())];
-    let check = agents(&[(&inside, "codex"), (&outside, "codex")], Some(&tasks), 0);
+    let check = agents(&[(&inside, "codex"), (&outside, "codex")], Some(&tasks), Sees::All, 0);
     assert_eq!(check.verdict, Verdict::Warn);
     assert_eq!(check.items[0].found, "in task build");
     assert_eq!(check.items[1].found, "in no task: cgroup /build");
     assert!(!serde_json::to_string(&check).expect("JSON").contains("SECRET"));
-    assert_eq!(agents(&[(&inside, "codex")], Some(&tasks), 0).verdict, Verdict::Ok);
-    assert_eq!(agents(&[(&inside, "codex")], None, 0).verdict, Verdict::Warn, "nobody knows");
-    assert_eq!(agents(&[], Some(&tasks), 0).verdict, Verdict::Ok);
-    assert_eq!(agents(&[], Some(&tasks), 3).verdict, Verdict::Warn, "what was not looked at is not called well");
+    assert_eq!(agents(&[(&inside, "codex")], Some(&tasks), Sees::All, 0).verdict, Verdict::Ok);
+    assert_eq!(agents(&[(&inside, "codex")], None, Sees::All, 0).verdict, Verdict::Warn, "nobody knows");
+    let own = agents(&[(&outside, "codex")], Some(&tasks), Sees::Own, 0);
+    assert_eq!(own.items[0].found, "in no task of this user: cgroup /build", "others' tasks are not told of");
+    assert_eq!(agents(&[], Some(&tasks), Sees::All, 0).verdict, Verdict::Ok);
+    assert_eq!(
+        agents(&[], Some(&tasks), Sees::All, 3).verdict,
+        Verdict::Warn,
+        "what was not looked at is not called well"
+    );
 }
 
 #[test]
