@@ -40,4 +40,6 @@ pub mod replay;
 
 pub mod top;
 
+pub mod doctor;
+
 pub mod cli;

@@ -5,6 +5,7 @@ mod audit;
 mod config_file;
 mod daemon;
 mod docs;
+mod doctor;
 mod exit;
 mod incidents;
 mod join;
@@ -66,6 +67,7 @@ enum Command {
     #[command(subcommand)]
     Prices(prices::Verb),
     Probe(probe::Args),
+    Doctor(doctor::Args),
     Unpin(unpin::Args),
     #[command(hide = true)]
     Join(join::Args),
@@ -113,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Prices(verb) => prices::run(verb),
         Command::Probe(args) => probe::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Unpin(args) => unpin::run(args),
         Command::Join(args) => join::run(args),
     };

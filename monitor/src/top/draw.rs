@@ -7,7 +7,7 @@ use ratatui::{
 };
 
 use super::{
-    model::{Dialog, Link, Model, TaskLine},
+    model::{Dialog, Link, Model, Sort, TaskLine},
     text::{clean, elapsed, fit, fit_right, short},
     tree,
 };
@@ -44,7 +44,7 @@ const HELP: [&str; 13] = [
     "a   approve: the task may spend so much more, in USD;",
     "    without an amount, its calls that wait for a yes may go",
     "k   kill: the task is stopped for good",
-    "s   sort by burn rate, spend, percent of the cap, name",
+    "s   sort by spend, percent of the cap, name, burn rate; a star marks it",
     "q   quit; tasks and daemon go on",
     "",
     "$/HOUR is over the last minute seen here, `-` for less than 5 seconds of it.",
@@ -105,7 +105,7 @@ fn rows(model: &Model, look: Look, width: usize, height: usize) -> Vec<Row> {
         let for_tasks = model.tasks.len().max(1).min(room.saturating_sub(details.len()).max(room.div_ceil(2)));
         let selected = model.selected_line().map_or(0, |(index, _)| index);
         let first = (selected + 1).saturating_sub(for_tasks);
-        rows.push(Row::bold(header(width)));
+        rows.push(Row::bold(header(model.sort, width)));
         let shown = model.tasks.iter().skip(first).take(for_tasks);
         rows.extend(shown.map(|line| task(model, look, line, width)));
         if model.tasks.is_empty() {
@@ -131,11 +131,10 @@ fn title(model: &Model, width: usize) -> Row {
     let spent = short(model.tasks.iter().map(|line| line.spent_usd).sum());
     let away = if matches!(model.link, Link::Away { .. }) { " AWAY: as it was last seen" } else { "" };
     let text = format!(
-        "tollgate {}{away}  up {}  {alive} of {} tasks alive  spent {spent}  {rate}  by {}",
+        "tollgate {}{away}  up {}  {alive} of {} tasks run  spent {spent}  {rate}",
         clean(&daemon.version),
         elapsed(daemon.uptime_s),
         model.tasks.len(),
-        model.sort.word(),
     );
     Row::reversed(fit(&text, width))
 }
@@ -144,10 +143,19 @@ fn name_width(width: usize) -> usize {
     width.saturating_sub(BESIDE).max(NAME)
 }
 
-fn header(width: usize) -> String {
-    let name = fit("TASK", name_width(width));
-    let (spent, rate, calls) = (fit_right("SPENT", SPENT), fit_right("$/HOUR", RATE), fit_right("CALLS", CALLS));
-    format!("{}{name} {} {spent} {rate} {} {calls}", " ".repeat(MARK), fit("STATE", STATE), fit("BUDGET", BUDGET))
+/// A star marks what is sorted by.
+fn header(sort: Sort, width: usize) -> String {
+    let column = |name: &str, sorted: Sort| if sort == sorted { format!("*{name}") } else { name.to_owned() };
+    format!(
+        "{}{} {} {} {} {} {}",
+        " ".repeat(MARK),
+        fit(&column("TASK", Sort::Name), name_width(width)),
+        fit("STATE", STATE),
+        fit_right(&column("SPENT", Sort::Spent), SPENT),
+        fit_right(&column("$/HOUR", Sort::Rate), RATE),
+        fit(&column("BUDGET", Sort::Percent), BUDGET),
+        fit_right("CALLS", CALLS),
+    )
 }
 
 fn task(model: &Model, look: Look, line: &TaskLine, width: usize) -> Row {

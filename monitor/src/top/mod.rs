@@ -22,6 +22,7 @@ use std::time::Duration;
 
 pub use draw::Look;
 pub use screen::{End, run};
+pub use text::clean;
 
 use crate::api::client::{Client, ClientError};
 

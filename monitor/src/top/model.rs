@@ -90,15 +90,6 @@ impl Sort {
             Self::Name => Self::Rate,
         }
     }
-
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Rate => "burn rate",
-            Self::Spent => "spend",
-            Self::Percent => "percent of cap",
-            Self::Name => "name",
-        }
-    }
 }
 
 /// What the person is asked. Each names its task: the selection may move meanwhile.

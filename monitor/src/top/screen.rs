@@ -64,7 +64,7 @@ pub fn run(client: Client, interval: Duration, look: draw::Look) -> io::Result<E
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let ((asks, asked), (hears, heard)) = (mpsc::channel(), mpsc::channel());
-    thread::spawn(move || runtime.block_on(link::keep(&client, interval, &asked, &hears)));
+    let link = thread::spawn(move || runtime.block_on(link::keep(&client, interval, &asked, &hears)));
     let mut screen = Screen::open()?;
     let mut model = Model::default();
     let start = Instant::now();
@@ -85,6 +85,9 @@ pub fn run(client: Client, interval: Duration, look: draw::Look) -> io::Result<E
             }
         }
         hear(&mut model, &heard, start);
+        if link.is_finished() {
+            return Err(gone());
+        }
         if model.selected() != followed {
             followed = model.selected();
             tell(&asks, Ask::Look(followed.clone()))?;
@@ -103,8 +106,13 @@ fn is_pressed() -> io::Result<bool> {
     }
 }
 
+/// It ends before the screen only by a panic, which has said why.
+fn gone() -> io::Error {
+    io::Error::other("the thread that asks the daemon has ended")
+}
+
 fn tell(asks: &Sender<Ask>, ask: Ask) -> io::Result<()> {
-    asks.send(ask).map_err(|_| io::Error::other("the thread that asks the daemon has ended"))
+    asks.send(ask).map_err(|_| gone())
 }
 
 fn hear(model: &mut Model, heard: &Receiver<Heard>, start: Instant) {

@@ -83,7 +83,7 @@ fn every_column_of_a_task_is_where_its_header_says() {
     assert!(row[header.find("BUDGET").expect("BUDGET")..].starts_with("[###.......] 37% "), "{row}");
     assert_eq!(with(&seen, "spent $0.75 of $2, held $0.01, lent $0").len(), 1);
     assert_eq!(with(&seen, "3 processes, 1 calls in flight, 2 sub-agents alive").len(), 1);
-    assert!(seen[0].contains("tollgate 1.2.3  up 1 h 02 min  1 of 1 tasks alive"), "{}", seen[0]);
+    assert!(seen[0].contains("tollgate 1.2.3  up 1 h 02 min  1 of 1 tasks run  spent $0.7500  -"), "{}", seen[0]);
     assert!(seen[23].starts_with("q quit  ? help  arrows select  p pause"), "{}", seen[23]);
 }
 
@@ -122,7 +122,13 @@ fn a_burn_rate_is_what_was_spent_in_the_last_minute() {
 #[test]
 fn the_selection_stays_with_its_task_when_lines_move() {
     let mut model = model(&[task("one", "3", None), task("two", "2", None), task("three", "1", None)]);
-    model.sort_by(Sort::Spent);
+    for marked in ["*SPENT", "*BUDGET", "*TASK", "*$/HOUR", "*SPENT"] {
+        key(&mut model, KeyCode::Char('s'));
+        let seen = lines(&screen(&model, Look::Plain, 80, 24));
+        assert!(seen[1].contains(marked) && seen[1].matches('*').count() == 1, "{}", seen[1]);
+    }
+    assert_eq!(model.sort, Sort::Spent);
+    key(&mut model, KeyCode::Home);
     key(&mut model, KeyCode::Down);
     assert_eq!(model.selected().expect("one").as_str(), "two");
     key(&mut model, KeyCode::Char('k'));

@@ -8,6 +8,7 @@ mod cap;
 mod concurrency;
 mod counts;
 mod coverage;
+mod doctor;
 mod escape;
 mod framing;
 mod gathered;
