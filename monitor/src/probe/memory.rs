@@ -74,6 +74,8 @@ struct Queue {
     /// How many threads read for a task.
     busy: HashMap<u64, usize>,
     threads: usize,
+    /// Of these, how many have not looked for work yet, and how many wait for some.
+    starting: usize,
     idle: usize,
 }
 
@@ -87,13 +89,13 @@ impl Readers {
     pub fn read(&self, read: Read) {
         let mut queue = self.shared.queue();
         queue.waiting.push_back(read);
-        if queue.ready() <= queue.idle || queue.threads >= MOST_THREADS {
+        if queue.ready() <= queue.idle + queue.starting || queue.threads >= MOST_THREADS {
             self.shared.has_work.notify_one();
             return;
         }
         let shared = Arc::clone(&self.shared);
         match thread::Builder::new().name("read-memory".into()).spawn(move || shared.work()) {
-            Ok(_) => queue.threads += 1,
+            Ok(_) => (queue.threads, queue.starting) = (queue.threads + 1, queue.starting + 1),
             Err(error) => tracing::warn!("cannot start a thread that reads what a process is about to send: {error}"),
         }
     }
@@ -112,6 +114,7 @@ impl Shared {
     /// A thread: until there has been nothing to do for a while.
     fn work(&self) {
         let mut queue = self.queue();
+        queue.starting -= 1;
         loop {
             if let Some(read) = queue.take() {
                 drop(queue);
