@@ -201,7 +201,7 @@ impl Engine {
     /// A request that waits at the gate may not go, although its task may go on: it finds its connection ended.
     pub fn refuse(&mut self, pid: Pid, reason: &Reason) {
         let Some(process) = self.held.get_mut(&pid).filter(|process| !process.is_refused) else { return };
-        process.is_refused = true;
+        (process.is_refused, process.refused) = (true, process.requests.len());
         let slot = process.slot;
         self.say_refused(slot, pid, reason);
         self.spawn(slot, "refuse", move || Done::Refused(pid, end_connections(&[pid], Which::All)));
@@ -313,11 +313,19 @@ impl Engine {
             // It is killed where it stands.
             return;
         }
-        let Some(process) = self.held.remove(&pid) else { return };
+        let Some(mut process) = self.held.remove(&pid) else { return };
         self.release_held(&process);
+        for request in &mut process.requests {
+            request.allowed = None;
+        }
         match result {
             // All of its connections are dead, now or before: what it sends reaches nobody.
             Ok(ended) if ended > 0 || !has_local_connections(pid) => {
+                if !process.is_over_with_refused() {
+                    self.touched.insert(slot);
+                    self.held.insert(pid, process);
+                    return;
+                }
                 self.let_go(pid, &process);
             }
             Ok(_) => {

@@ -37,6 +37,8 @@ pub struct HeldProcess {
     pub requests: Vec<HeldRequest>,
     /// Its connections are being ended, so that it can be woken without sending anything.
     pub is_refused: bool,
+    /// How many of its requests were there when they were refused. Others are decided on their own.
+    pub refused: usize,
     /// What it has handed to sockets that may not send it yet.
     pub kept_back: Vec<KeptBack>,
     /// Code that it has mapped and that is being looked at.
@@ -44,6 +46,16 @@ pub struct HeldProcess {
     /// When it was seen with all threads stopped, by the boot clock; records from before that may still be in the ring.
     stopped: Option<u64>,
     since: Instant,
+}
+
+impl HeldProcess {
+    /// The requests that were refused find their connections ended. Says whether nothing else is to be waited for: a thread that came to the gate since, or is on its
+    /// way there, must first be seen standing still, and what it wants be decided. Woken before, it would go on, and nothing that it sends would ever leave.
+    pub fn is_over_with_refused(&mut self) -> bool {
+        self.requests.drain(..self.refused.min(self.requests.len()));
+        (self.is_refused, self.refused) = (false, 0);
+        self.stopped.is_some() && self.requests.is_empty() && self.mappings.is_empty()
+    }
 }
 
 pub struct HeldRequest {
@@ -58,7 +70,7 @@ pub struct HeldRequest {
     /// Why it waits for a person's yes, once that was said.
     pub awaits: Option<Reason>,
     /// May go.
-    allowed: Option<HoldId>,
+    pub allowed: Option<HoldId>,
     since: u64,
     /// It is the body of a request that has started.
     body_of: Option<Body>,
@@ -165,6 +177,7 @@ impl Engine {
             slot,
             requests: Vec::new(),
             is_refused: false,
+            refused: 0,
             kept_back: Vec::new(),
             mappings: Vec::new(),
             stopped: None,
@@ -398,7 +411,49 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_head_alone, without_secrets};
+    use std::time::Instant;
+
+    use super::{HeldProcess, HeldRequest, is_head_alone, without_secrets};
+    use crate::{
+        budget::Consent,
+        probe::{ConnectionId, Slot},
+    };
+
+    fn request(of: u64) -> HeldRequest {
+        HeldRequest {
+            connection: ConnectionId { object: of, ..ConnectionId::unknown(7) },
+            fd: None,
+            asked: None,
+            reading: None,
+            consent: Consent::None,
+            awaits: None,
+            allowed: None,
+            since: 0,
+            body_of: None,
+        }
+    }
+
+    #[test]
+    fn who_came_to_the_gate_after_a_refusal_is_decided_on_his_own() {
+        let process = |requests: &[u64], stopped| HeldProcess {
+            slot: Slot(1),
+            requests: requests.iter().map(|&of| request(of)).collect(),
+            is_refused: true,
+            refused: 2,
+            kept_back: Vec::new(),
+            mappings: Vec::new(),
+            stopped,
+            since: Instant::now(),
+        };
+        let mut alone = process(&[1, 2], Some(9));
+        assert!(alone.is_over_with_refused() && alone.requests.is_empty());
+        let mut moving = process(&[1, 2], None);
+        assert!(!moving.is_over_with_refused(), "it was not seen standing still since the last record");
+        assert!(!moving.is_refused, "so that it is looked at again");
+        let mut another = process(&[1, 2, 3], Some(9));
+        assert!(!another.is_over_with_refused());
+        assert_eq!(another.requests.iter().map(|request| request.connection.object).collect::<Vec<_>>(), [3]);
+    }
 
     #[test]
     fn a_head_with_its_body_is_not_alone() {
