@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,8 @@ pub enum FreezeError {
     Moving(Duration),
     #[error("not everything goes on after {0:?}")]
     Frozen(Duration),
+    #[error("the cgroup {path} is frozen, and so is everything in it: `echo 0 > {path}/cgroup.freeze` lets it go on", path = .0.display())]
+    Above(PathBuf),
 }
 
 /// A process in the middle of a system call that cannot be interrupted freezes when that ends.
@@ -55,6 +58,19 @@ pub fn thaw(cgroup: &Cgroup, strays: &[Pid], held: &[Pid]) -> Result<(), FreezeE
 }
 
 impl Cgroup {
+    /// Thaws what nobody is paused by any more: a cgroup that was left behind frozen would stop whoever comes into it.
+    ///
+    /// # Errors
+    /// When it stays frozen, by itself or by one above it.
+    pub fn thaw_left_over(&self) -> Result<(), FreezeError> {
+        if fs::read_to_string(self.path().join("cgroup.freeze")).is_ok_and(|frozen| frozen.trim() == "1") {
+            self.set_frozen(false)?;
+        }
+        let is_frozen =
+            |path: &&Path| fs::read_to_string(path.join("cgroup.freeze")).is_ok_and(|frozen| frozen.trim() == "1");
+        self.path().ancestors().find(is_frozen).map_or(Ok(()), |path| Err(FreezeError::Above(path.into())))
+    }
+
     fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         self.write("cgroup.freeze", if frozen { "1" } else { "0" })
     }

@@ -64,6 +64,9 @@ impl Engine {
             (None, None) => self.hierarchy.create(&id).map_err(|error| CommandError::Failed(error.to_string()))?,
         };
         let parent = self.open_above(&labels, &above)?;
+        if !matches!(known, Some((_, TaskState::Running))) {
+            cgroup.thaw_left_over().map_err(|error| CommandError::Failed(error.to_string()))?;
+        }
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
             task: id.clone(),

@@ -89,3 +89,26 @@ fn a_terminated_daemon_remembers_too() {
     assert_eq!((after.calls, after.spent(), after.usage), (4, before.spent(), before.usage));
     assert_eq!(after.state, before.state);
 }
+
+/// A cgroup that was left behind frozen, empty or not, stops nobody who comes into it; one that is frozen from above is named.
+#[test]
+fn a_frozen_cgroup_that_was_left_behind_is_thawed() {
+    let bench = Bench::new();
+    let run = |task: &str| bench.daemon.tollgate(&["run", "--task", task, "--budget", "1", "--", "true"]);
+    assert_exit(&run("left-frozen"), 0);
+    let status = bench.daemon.tollgate(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let cgroup = std::path::Path::new(status["tasks"][0]["cgroup"].as_str().expect("a path"));
+    if !cgroup.exists() {
+        std::fs::create_dir(cgroup).expect("making the cgroup");
+    }
+    std::fs::write(cgroup.join("cgroup.freeze"), "1").expect("freezing it");
+    assert_exit(&run("left-frozen"), 0);
+
+    let above = cgroup.parent().expect("the cgroup of all tasks");
+    std::fs::write(above.join("cgroup.freeze"), "1").expect("freezing all");
+    let output = run("left-frozen-below");
+    std::fs::write(above.join("cgroup.freeze"), "0").expect("thawing all");
+    let said = super::text(&output.stderr);
+    assert!(!output.status.success() && said.contains("is frozen") && said.contains("cgroup.freeze"), "{said}");
+}
