@@ -119,7 +119,8 @@ impl Engine {
     ) -> Result<Slot, CommandError> {
         let most = monitor_common::MAX_TASKS;
         // The kernel may know it: then its gate stays as it is. No credit is out before its account is known.
-        let known = self.memberships.label_of(cgroup.id()).filter(|slot| !self.tasks.contains_key(slot));
+        let known = self.memberships.label_of(cgroup.id()).map_err(|error| unreadable(&error))?;
+        let known = known.filter(|slot| !self.tasks.contains_key(slot));
         let slot = if let Some(slot) = known {
             self.gates.take_back(slot, u64::MAX);
             slot
@@ -532,6 +533,10 @@ impl Engine {
             cgroup: task.cgroup.path().display().to_string(),
         }
     }
+}
+
+fn unreadable(error: &std::io::Error) -> CommandError {
+    CommandError::Failed(format!("the kernel does not tell whether it knows the cgroup: {error}"))
 }
 
 /// Nothing of the process can run any more: it is not there, or a zombie with no other thread.

@@ -155,7 +155,10 @@ impl Engine {
     pub fn find_tampering(&mut self, slot: Slot) {
         let Some(task) = self.tasks.get(&slot) else { return };
         let (lent, there) = (self.accounts.credits(task.account), self.gates.credits(slot));
-        let label = self.memberships.label_of(task.cgroup.id());
+        let label = match self.memberships.label_of(task.cgroup.id()) {
+            Ok(label) => label,
+            Err(error) => return self.say_unreadable_label(slot, &error),
+        };
         if there > lent && self.probes.counters().dropped_records > 0 {
             // Records were lost, by which the books may differ: what is too much is taken back, and nobody is accused.
             let excess = self.gates.take_back(slot, there - lent);
@@ -174,6 +177,15 @@ impl Engine {
         self.deciding = boot_nanoseconds();
         self.decide(slot, Kind::Tampered, format!("{what}: somebody has changed what only this daemon may change"));
         self.stop(slot, &crate::budget::Reason::Tampered);
+    }
+
+    /// Once per task; it is tried again with each sweep. Nobody is accused of what could not be read.
+    fn say_unreadable_label(&mut self, slot: Slot, error: &std::io::Error) {
+        let Some(task) = self.tasks.get_mut(&slot) else { return };
+        let message = format!("the kernel does not tell whether its cgroup has its label: {error}; it is asked again");
+        if task.reached.insert("a label that cannot be read".into()) {
+            self.decide(slot, Kind::EffectFailed, message);
+        }
     }
 
     /// Says when what happens cannot be kept, and when it can again.

@@ -61,7 +61,7 @@ impl Engine {
         for call in ledger.open_calls()? {
             let row = tasks.iter().find(|row| row.task == call.task);
             let cgroup = row.and_then(|row| Cgroup::open(PathBuf::from(&row.cgroup)).ok());
-            let slot = cgroup.and_then(|cgroup| self.memberships.label_of(cgroup.id()));
+            let slot = cgroup.and_then(|cgroup| self.memberships.label_of(cgroup.id()).ok().flatten());
             // Only where connections are followed as before can its answer be told from others.
             let may_come = self.probes.took_over() && slot.is_some() && self.memberships.slot_of(call.pid) == slot;
             if may_come { waiting.push(call) } else { over.push(call) }
@@ -100,7 +100,7 @@ impl Engine {
         for (id, row, past, callers) in running {
             let cgroup = Cgroup::open(PathBuf::from(&row.cgroup)).ok();
             // One that has ended since may have left records.
-            let is_known = |cgroup: &Cgroup| self.memberships.label_of(cgroup.id()).is_some();
+            let is_known = |cgroup: &Cgroup| self.memberships.label_of(cgroup.id()).ok().flatten().is_some();
             let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_populated() || is_known(cgroup)) else {
                 self.ledger.put(Entry::TaskEnded { task: id, state: TaskState::Ended.name(), at: now });
                 continue;

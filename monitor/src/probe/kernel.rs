@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use monitor_common::{
     Connection, ConnectionKey, Counters, Gate, Process, SPACE_RECORDS, SPACE_SOCKET, SPACE_TLS, Stop, Waiting,
 };
@@ -298,8 +298,16 @@ impl Memberships {
         self.cgroups.remove(&cgroup).ok();
     }
 
-    pub fn label_of(&self, cgroup: u64) -> Option<Slot> {
-        self.cgroups.get(&cgroup, 0).ok().map(Slot)
+    /// The slot that a cgroup is labelled with, if it is.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn label_of(&self, cgroup: u64) -> io::Result<Option<Slot>> {
+        match self.cgroups.get(&cgroup, 0) {
+            Ok(slot) => Ok(Some(Slot(slot))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Labelled cgroups.
