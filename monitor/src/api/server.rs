@@ -26,7 +26,7 @@ use crate::{
     engine::{
         AccountStatus, Asker, Command, CommandError, Handle, Joined, LabelStatus, Order, Past, Start, Started, Status,
     },
-    ledger::{IncidentRow, Ledger, LedgerError, Reader},
+    ledger::{IncidentRow, Ledger, LedgerError, NotKept, Reader},
     metrics::{self, Source},
     probe::Fullness,
     report::Report,
@@ -146,6 +146,7 @@ enum ApiError {
     Ledger(LedgerError),
     Kernel(io::Error),
     Cgroup(CgroupError),
+    NotKept(NotKept),
     Gone,
 }
 
@@ -186,6 +187,11 @@ impl IntoResponse for ApiError {
                 "failed",
                 format!("the kernel does not tell how full its maps are: {error}"),
             ),
+            Self::NotKept(error) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "failed",
+                format!("{error}; an order is in force all the same, and no task is started"),
+            ),
             Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "failed", "the daemon is shutting down".to_owned()),
         };
         (status, Json(Problem { error, kind: kind.to_owned() })).into_response()
@@ -220,7 +226,7 @@ async fn administrator(app: &App, peer: Peer) -> Result<Asker, ApiError> {
 async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
     let who = who(app, peer).await?;
     if matches!(who, Who::User { .. }) {
-        app.ledger.flushed().await;
+        app.ledger.flushed().await.ok();
         let wanted = task.clone();
         let row = read(app, move |ledger| ledger.task(wanted.as_str())).await?;
         if !row.is_some_and(|row| who.owns(&row.labels)) {
@@ -235,8 +241,8 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
     let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
     status.tasks.retain(|task| who.owns(&task.labels));
     status.accounts.retain(|account| who.sees(&account.account));
-    // What is shown as spent is found again after a crash.
-    app.ledger.flushed().await;
+    // What is shown as spent is found again after a crash; where it would not be, an alert says so.
+    app.ledger.flushed().await.ok();
     Ok(Json(status))
 }
 
@@ -264,7 +270,8 @@ async fn start(
     if let Some(path) = &cgroup {
         who.may_use(&app.hierarchy.directory(path), path)?;
     }
-    app.ledger.flushed().await;
+    // What it has spent before is read from there.
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
     let name = task.clone();
     if let Some(row) = read(&app, move |ledger| ledger.task(name.as_str())).await?
         && !who.owns(&row.labels)
@@ -301,14 +308,13 @@ async fn order(
     let peer = peer.asker;
     let ordered =
         app.engine.ask(|reply| Command::Order { peer, actor, account, order, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    ordered.map(Json).map_err(ApiError::Command)
+    kept(&app, ordered).await
 }
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
     administrator(&app, peer).await?;
-    app.ledger.flushed().await;
+    app.ledger.flushed().await.ok();
     read(&app, |ledger| ledger.incidents(None)).await.map(Json)
 }
 
@@ -328,8 +334,7 @@ async fn label(
     let said = Box::new(said);
     let labelled =
         app.engine.ask(|reply| Command::Label { peer, actor, cgroup, said, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    labelled.map(Json).map_err(ApiError::Command)
+    kept(&app, labelled).await
 }
 
 async fn unlabel(
@@ -342,8 +347,14 @@ async fn unlabel(
     let cgroup = find(&app, cgroup).await?;
     let unlabelled =
         app.engine.ask(|reply| Command::Unlabel { peer, actor, cgroup, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
-    unlabelled.map(Json).map_err(ApiError::Command)
+    kept(&app, unlabelled).await
+}
+
+/// The answer to an order, once that is in the ledger.
+async fn kept<T>(app: &App, done: Result<T, CommandError>) -> Answer<T> {
+    let done = done.map_err(ApiError::Command)?;
+    app.ledger.flushed().await.map_err(ApiError::NotKept)?;
+    Ok(Json(done))
 }
 
 /// The path of the cgroup that is meant.
@@ -389,7 +400,7 @@ async fn report(
     owner(&app, &peer, &task).await?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await;
+    app.ledger.flushed().await.ok();
     let wanted = task.clone();
     let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
     report.map(Json).ok_or(ApiError::UnknownTask(task))

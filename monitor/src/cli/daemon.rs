@@ -229,7 +229,9 @@ fn serve(args: &Args, config: Config) -> Result<ExitCode> {
         server.serve(app, until).await?;
         service::stopping();
         tokio::task::spawn_blocking(|| engine.join()).await?.ok();
-        ledger.flushed().await;
+        if let Err(error) = ledger.flushed().await {
+            tracing::error!("{error}: this daemon ends, and what is not written by now is lost");
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -190,6 +190,11 @@ impl Engine {
 
     /// Says when what happens cannot be kept, and when it can again.
     pub fn watch_ledger(&mut self) {
+        for what in self.ledger.take_set_aside() {
+            let message =
+                format!("the ledger takes no {what}: that is missing in it from now on; everything else is kept");
+            self.alert(Kind::LedgerFailed, None, message);
+        }
         match (self.ledger.failure(), self.ledger_failed) {
             (Some(error), false) => {
                 self.ledger_failed = true;

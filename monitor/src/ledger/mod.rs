@@ -16,7 +16,7 @@ pub use read::{
     AuditRow, CallRow, DecisionRow, IncidentRow, OpenCall, PastCharge, PastOrder, PastTrouble, ProcessRow, Reader,
     TaskRow,
 };
-pub use write::{Entry, Ledger, LedgerCounts};
+pub use write::{Entry, Ledger, LedgerCounts, NotKept};
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]

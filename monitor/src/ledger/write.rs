@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::oneshot;
 
 use super::{
@@ -118,6 +118,7 @@ pub struct Ledger {
     entries: Sender<Entry>,
     head: LastHead,
     failure: Failure,
+    set_aside: Arc<Mutex<Vec<String>>>,
     file: Arc<(PathBuf, u64)>,
     counts: Arc<Counts>,
 }
@@ -147,6 +148,10 @@ type Failure = Arc<Mutex<Option<String>>>;
 const BATCH: usize = 512;
 /// How long to wait before a failed transaction (a full disk, a lock) is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long somebody waits for the disk.
+const MOST_WAIT: Duration = Duration::from_secs(5);
+/// Entries set aside of which it is kept why, until somebody asks.
+const MOST_SET_ASIDE: usize = 32;
 /// How often somebody who cannot be interrupted looks whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
@@ -162,14 +167,20 @@ impl Ledger {
         let (entries, receiver) = channel();
         let (head, failure) = (LastHead::default(), Failure::default());
         head.set(audit::head(&connection).map_err(sqlite)?);
-        let (told, said) = (head.clone(), Arc::clone(&failure));
+        let set_aside = Arc::<Mutex<Vec<String>>>::default();
         let counts = Arc::<Counts>::default();
-        let counted = Arc::clone(&counts);
+        let mut writer = Writer {
+            connection,
+            head: head.clone(),
+            failure: Arc::clone(&failure),
+            set_aside: Arc::clone(&set_aside),
+            counts: Arc::clone(&counts),
+        };
         thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || write_all(connection, &receiver, &told, &said, &counted.failures))
+            .spawn(move || writer.write_all(&receiver))
             .map_err(|error| sqlite(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok(Self { entries, head, failure, file, counts })
+        Ok(Self { entries, head, failure, set_aside, file, counts })
     }
 
     /// The head of the audit chain, as far as it is durable.
@@ -219,49 +230,124 @@ impl Ledger {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until everything put so far is durable.
-    pub async fn flushed(&self) {
+    /// Waits until everything put so far is durable, for as long as anybody should wait for a disk.
+    ///
+    /// # Errors
+    /// When it is not by then; it may be later.
+    pub async fn flushed(&self) -> Result<(), NotKept> {
         let (sender, receiver) = oneshot::channel();
         self.put(Entry::Barrier(sender));
-        // Dropped without an answer only if the writer is gone, which was said.
-        receiver.await.ok();
+        match tokio::time::timeout(MOST_WAIT, receiver).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(NotKept(self.failure().unwrap_or_else(|| "its disk is slow, or its writer is gone".into()))),
+        }
+    }
+
+    /// Why entries could not be kept that never will be, since this was last asked.
+    pub fn take_set_aside(&self) -> Vec<String> {
+        std::mem::take(&mut *self.set_aside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+/// What has happened is not in the ledger.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the ledger is not written ({0}): what happens is kept in memory until it is")]
+pub struct NotKept(String);
 
 fn inode(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|file| file.ino())
 }
 
-fn write_all(
-    mut connection: Connection,
-    receiver: &Receiver<Entry>,
-    head: &LastHead,
-    failure: &Mutex<Option<String>>,
-    failures: &AtomicU64,
-) {
-    let said = |error| *failure.lock().unwrap_or_else(PoisonError::into_inner) = error;
-    while let Ok(first) = receiver.recv() {
-        let mut batch = vec![first];
-        batch.extend(receiver.try_iter().take(BATCH - 1));
-        // Nothing is dropped: while the disk is full the queue grows, and it is said again and again.
-        while let Err(error) = write_batch(&mut connection, &batch) {
+/// The writer's thread.
+struct Writer {
+    connection: Connection,
+    head: LastHead,
+    failure: Failure,
+    set_aside: Arc<Mutex<Vec<String>>>,
+    counts: Arc<Counts>,
+}
+
+impl Writer {
+    fn write_all(&mut self, receiver: &Receiver<Entry>) {
+        while let Ok(first) = receiver.recv() {
+            let mut batch = vec![first];
+            batch.extend(receiver.try_iter().take(BATCH - 1));
+            self.keep(&batch);
+            self.say(None);
+            if batch.iter().any(is_chained) {
+                match audit::head(&self.connection) {
+                    Ok(last) => self.head.set(last),
+                    Err(error) => tracing::error!("the head of the audit chain cannot be read: {error}"),
+                }
+            }
+            for entry in batch {
+                if let Entry::Barrier(waiting) = entry {
+                    // Nobody waits any more: fine.
+                    waiting.send(()).ok();
+                }
+            }
+        }
+    }
+
+    fn say(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Returns when they are durable. While the disk is full, say, nothing is dropped: the queue grows, and it is said again and again. An entry that can never be
+    /// written is set aside, and holds up none of the others.
+    fn keep(&mut self, entries: &[Entry]) {
+        while let Err(error) = write_batch(&mut self.connection, entries) {
+            if is_of_entry(&error) {
+                return match entries {
+                    [entry] => self.set_aside(entry, &error),
+                    _ => entries.iter().for_each(|entry| self.keep(std::slice::from_ref(entry))),
+                };
+            }
             tracing::error!("the ledger cannot be written ({error}); trying again");
-            said(Some(error.to_string()));
-            failures.fetch_add(1, Relaxed);
+            self.say(Some(error.to_string()));
+            self.counts.failures.fetch_add(1, Relaxed);
             thread::sleep(RETRY);
         }
-        said(None);
-        if batch.iter().any(is_chained) {
-            match audit::head(&connection) {
-                Ok(last) => head.set(last),
-                Err(error) => tracing::error!("the head of the audit chain cannot be read: {error}"),
-            }
+    }
+
+    fn set_aside(&self, entry: &Entry, error: &rusqlite::Error) {
+        let what = entry.name();
+        tracing::error!("the ledger takes no {what}: {error}; it is set aside: {entry:?}");
+        let mut set_aside = self.set_aside.lock().unwrap_or_else(PoisonError::into_inner);
+        if set_aside.len() < MOST_SET_ASIDE {
+            set_aside.push(format!("{what}: {error}"));
         }
-        for entry in batch {
-            if let Entry::Barrier(waiting) = entry {
-                // Nobody waits any more: fine.
-                waiting.send(()).ok();
-            }
+    }
+}
+
+/// Whether it is the fault of what was to be written, so that trying again is of no use.
+fn is_of_entry(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::ParameterOutOfRange
+        ),
+        // Of the binding of values.
+        _ => true,
+    }
+}
+
+impl Entry {
+    /// In a word.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::TaskStarted { .. } => "start of a task",
+            Self::TaskEnded { .. } => "end of a task",
+            Self::Process { .. } => "process",
+            Self::CallStarted { .. } => "start of a call",
+            Self::Charged { .. } | Self::Abandoned { .. } => "charge",
+            Self::Decided { .. } => "decision",
+            Self::Ordered { .. } => "order",
+            Self::Incident { .. } => "incident",
+            Self::Barrier(_) => "barrier",
         }
     }
 }
@@ -377,7 +463,58 @@ fn write_charge(transaction: &Connection, call: u64, charge: &Charge, at: Timest
 
 #[cfg(test)]
 mod tests {
-    use super::time;
+    use std::{path::Path, time::Instant};
+
+    use jiff::Timestamp;
+
+    use super::{Entry, Ledger, time};
+    use crate::ledger::schema;
+
+    fn decided(reason: &str) -> Entry {
+        let account = "t1".parse().expect("a task");
+        Entry::Decided { account, decision: "warn", reason: reason.into(), actor: None, at: Timestamp::UNIX_EPOCH }
+    }
+
+    fn reasons(path: &Path) -> Vec<String> {
+        let connection = schema::open(path).expect("the ledger");
+        let mut rows = connection.prepare("SELECT reason FROM decisions ORDER BY rowid").expect("a query");
+        rows.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a row")).collect()
+    }
+
+    #[tokio::test]
+    async fn what_can_never_be_written_holds_up_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger.db");
+        let ledger = Ledger::open(&path).expect("a ledger");
+        let trigger = "CREATE TRIGGER poison BEFORE INSERT ON decisions WHEN NEW.reason = 'poison' BEGIN SELECT RAISE(ABORT, 'never'); END";
+        schema::open(&path).expect("another").execute_batch(trigger).expect("a trigger");
+        for reason in ["before", "poison", "after"] {
+            ledger.put(decided(reason));
+        }
+        ledger.flushed().await.expect("durable");
+        assert_eq!(reasons(&path), ["before", "after"]);
+        let set_aside = ledger.take_set_aside();
+        assert!(set_aside.len() == 1 && set_aside[0].contains("decision: never"), "{set_aside:?}");
+        assert!(ledger.take_set_aside().is_empty() && ledger.failure().is_none());
+    }
+
+    /// As with a full disk.
+    #[tokio::test]
+    async fn nobody_waits_for_ever_for_a_ledger_that_cannot_be_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger.db");
+        let ledger = Ledger::open(&path).expect("a ledger");
+        let other = schema::open(&path).expect("another");
+        other.execute_batch("BEGIN EXCLUSIVE").expect("a lock");
+        ledger.put(decided("kept"));
+        let began = Instant::now();
+        let error = ledger.flushed().await.expect_err("it is not durable");
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+        assert!(error.to_string().contains("the ledger is not written"), "{error}");
+        other.execute_batch("ROLLBACK").expect("unlocking");
+        ledger.flushed().await.expect("durable");
+        assert_eq!(reasons(&path), ["kept"]);
+    }
 
     #[test]
     fn times_compare_as_texts() {
