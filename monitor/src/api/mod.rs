@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** never on the path from event to decision. Root and the daemon's own user are served; other users as far as the configuration
 //! allows it, and only with tasks of their own; and a process inside a task changes nothing, whoever it is.
+//! Somebody inside of a task reads of that one only, whoever it is.
 #![forbid(unsafe_code)]
 
 pub mod client;

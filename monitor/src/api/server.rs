@@ -159,7 +159,7 @@ impl IntoResponse for ApiError {
                 "unknown-task",
                 format!("there is no task {task}; `tollgate status` lists those that run"),
             ),
-            Self::Command(error @ (CommandError::Inside(_) | CommandError::Nobody)) => {
+            Self::Command(error @ (CommandError::Inside(_) | CommandError::Others(_) | CommandError::Nobody)) => {
                 (StatusCode::FORBIDDEN, "forbidden", error.to_string())
             }
             Self::Cgroup(error) => (StatusCode::NOT_FOUND, "unknown-cgroup", error.to_string()),
@@ -236,25 +236,60 @@ async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
     Ok(who)
 }
 
+/// Whether somebody reads everything, or only of the task that he is inside of.
+#[derive(Debug)]
+struct Sight(Option<TaskId>);
+
+impl Sight {
+    async fn of(app: &App, peer: &Peer) -> Result<Self, ApiError> {
+        let peer = peer.asker.clone();
+        let inside = app.engine.ask(|reply| Command::Inside { peer, reply }).await.ok_or(ApiError::Gone)?;
+        inside.map(Self).map_err(ApiError::Command)
+    }
+
+    fn sees(&self, task: &str) -> bool {
+        self.0.as_ref().is_none_or(|own| own.as_str() == task)
+    }
+
+    /// What is of no single task, or of this one.
+    fn require(self, task: Option<&TaskId>) -> Result<(), ApiError> {
+        match self.0 {
+            Some(own) if task != Some(&own) => Err(ApiError::Command(CommandError::Others(own))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// To somebody inside a task only that one is shown.
 async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Status> {
     let who = who(&app, &peer).await?;
+    let sight = Sight::of(&app, &peer).await?;
     let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
     status.tasks.retain(|task| who.owns(&task.labels));
     status.accounts.retain(|account| who.sees(&account.account));
     // What is shown as spent is found again after a crash; where it would not be, an alert says so.
     app.ledger.flushed().await.ok();
+    if sight.0.is_some() {
+        status.tasks.retain(|task| sight.sees(task.task.as_str()));
+        (status.accounts, status.probes) = (Vec::new(), Vec::new());
+        status.latencies.clear();
+    }
     Ok(Json(status))
 }
 
 /// How full the kernel's maps are.
 async fn maps_of(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<Fullness>> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
+    sight.require(None)?;
     app.metrics.fullness().await.map(Json).map_err(ApiError::Kernel)
 }
 
 /// Numbers for machines that watch, in the text format of Prometheus.
 async fn scrape(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Result<Response, ApiError> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
+    sight.require(None)?;
     let text = app.metrics.now().await.ok_or(ApiError::Gone)?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
@@ -313,14 +348,20 @@ async fn order(
 
 /// Trouble that was seen, oldest first.
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
     app.ledger.flushed().await.ok();
-    read(&app, |ledger| ledger.incidents(None)).await.map(Json)
+    let mut incidents = read(&app, |ledger| ledger.incidents(None)).await?;
+    incidents.retain(|incident| sight.sees(&incident.account));
+    Ok(Json(incidents))
 }
 
 async fn labels(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<LabelStatus>> {
+    let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
-    app.engine.ask(|reply| Command::Labels { reply }).await.map(Json).ok_or(ApiError::Gone)
+    let mut labels = app.engine.ask(|reply| Command::Labels { reply }).await.ok_or(ApiError::Gone)?;
+    labels.retain(|label| sight.sees(label.task.as_str()));
+    Ok(Json(labels))
 }
 
 async fn label(
@@ -371,6 +412,7 @@ async fn wait(
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<TaskId> {
     owner(&app, &peer, &task).await?;
+    Sight::of(&app, &peer).await?.require(Some(&task))?;
     loop {
         let asked = task.clone();
         let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
@@ -398,6 +440,7 @@ async fn report(
     UrlPath(task): UrlPath<TaskId>,
 ) -> Answer<Report> {
     owner(&app, &peer, &task).await?;
+    Sight::of(&app, &peer).await?.require(Some(&task))?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
     app.ledger.flushed().await.ok();

@@ -59,6 +59,11 @@ pub enum Command {
         cgroup: String,
         reply: Reply<LabelStatus>,
     },
+    /// Which task a process is inside of: it may read of no other.
+    Inside {
+        peer: Asker,
+        reply: Reply<Option<TaskId>>,
+    },
     Labels {
         reply: oneshot::Sender<Vec<LabelStatus>>,
     },
@@ -144,6 +149,8 @@ pub enum Order {
 pub enum CommandError {
     #[error("the asking process belongs to task {0}, which cannot administer Tollgate")]
     Inside(TaskId),
+    #[error("the asking process belongs to task {0}, which reads of no other task, and nothing about the daemon")]
+    Others(TaskId),
     #[error("the asking process is gone, or in a pid namespace from which it cannot be named: nobody knows who asks")]
     Nobody,
     #[error("there is no task {0}: open it first")]

@@ -94,18 +94,27 @@ impl Engine {
         Ok(Started { task: id, spent_usd: spent, cap_usd: cap, cgroup: path, on_daemon_loss })
     }
 
+    /// Nobody inside a task changes anything.
     pub fn refuse_insiders(&self, asker: &Asker) -> Result<(), CommandError> {
+        self.inside(asker)?.map_or(Ok(()), |task| Err(CommandError::Inside(task)))
+    }
+
+    /// The task that a process is inside of, if it is.
+    ///
+    /// # Errors
+    /// When nobody knows who it is.
+    pub fn inside(&self, asker: &Asker) -> Result<Option<TaskId>, CommandError> {
         let peer = asker.pid;
         let by_membership =
             self.memberships.slot_of(peer).and_then(|slot| self.tasks.get(&slot)).map(|task| task.id.clone());
         // A process that was moved into a task's cgroup is not a member before it first does something that the programs see.
         let inside = by_membership.or_else(|| self.hierarchy.task_of(peer));
         let inside = inside.or_else(|| self.labelled_task_of(peer));
-        if let Some(task) = inside {
-            return Err(CommandError::Inside(task));
+        if inside.is_some() {
+            return Ok(inside);
         }
         // Last: what was found under its id is about it only if it has been there all the time.
-        if asker.is_there() { Ok(()) } else { Err(CommandError::Nobody) }
+        if asker.is_there() { Ok(None) } else { Err(CommandError::Nobody) }
     }
 
     pub fn open_task(

@@ -243,6 +243,7 @@ fn on_command(engine: &mut Engine, command: Command) -> bool {
             drop(reply.send(engine.label(&peer, &actor, &cgroup, &said)));
         }
         Command::Unlabel { peer, actor, cgroup, reply } => drop(reply.send(engine.unlabel(&peer, &actor, &cgroup))),
+        Command::Inside { peer, reply } => drop(reply.send(engine.inside(&peer))),
         Command::Labels { reply } => drop(reply.send(engine.labels())),
         Command::Configure { config, reply } => {
             engine.configure(&config);

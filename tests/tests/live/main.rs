@@ -12,6 +12,7 @@ mod escape;
 mod framing;
 mod gathered;
 mod holds;
+mod insiders;
 mod labels;
 mod ladder;
 mod matrix;
