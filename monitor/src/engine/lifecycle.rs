@@ -65,7 +65,11 @@ impl Engine {
         };
         let parent = self.open_above(&labels, &above)?;
         if !matches!(known, Some((_, TaskState::Running))) && made.is_none() {
-            cgroup.thaw_left_over().map_err(|error| CommandError::Failed(error.to_string()))?;
+            cgroup.thaw_left_over().map_err(|error| {
+                // If it was made just now; else somebody is in it, or the next run finds it.
+                cgroup.remove();
+                CommandError::Failed(error.to_string())
+            })?;
         }
         let path = cgroup.path().to_path_buf();
         self.ledger.put(Entry::TaskStarted {
