@@ -312,7 +312,7 @@ impl Writer {
 
     fn set_aside(&self, entry: &Entry, error: &rusqlite::Error) {
         let what = entry.name();
-        tracing::error!("the ledger takes no {what}: {error}; it is set aside: {entry:?}");
+        tracing::error!("the ledger takes no {what}: {error}; it is set aside");
         let mut set_aside = self.set_aside.lock().unwrap_or_else(PoisonError::into_inner);
         if set_aside.len() < MOST_SET_ASIDE {
             set_aside.push(format!("{what}: {error}"));
