@@ -36,6 +36,11 @@ budget = { day = "1" }
 unit = "agent@{name}.service"
 task = "agent-{name}"
 budget = { total = "0.03", warn_percent = [50] }
+
+[[rule]]
+unit = "machine-{name}.scope"
+task = "box-{name}"
+budget = { total = "0.02" }
 "#;
 const SCOPE: &str = "tollgate-scoped.scope";
 /// A byte for each try of a client that does not give up.
@@ -208,6 +213,31 @@ impl Guest {
             until("the task has ended", || {
                 report("scoped").filter(|report| report["state"] == "ended").map(|_| String::new())
             })
+        });
+        self.check("a_container_is_stopped_at_its_cap", |guest| {
+            // It has a root, a user database and a /tmp of its own, and the programs of the guest.
+            let script = guest.command("boxed", 50).replace("/tmp/", "/work/");
+            fs::write("/tmp/boxed.sh", script).map_err(|error| error.to_string())?;
+            let container =
+                ["systemd-nspawn", "--quiet", "--pipe", "--volatile=yes", "--directory=/", "--machine=boxed"];
+            let output = run(&[&container[..], &["--bind-ro=/tmp:/work", "sh", "/work/boxed.sh"]].concat());
+            let state = || report("box-boxed").filter(|report| report["state"] == "stopped").map(|_| String::new());
+            until("it is stopped", state).map_err(|error| format!("{error}: {}", text(&output)))?;
+            let spent = guest.billed("boxed");
+            wanted(spent > 0 && spent <= usd("0.025"), &format!("{spent} pico-USD"))?;
+            Ok(format!("{spent} pico-USD of {}", usd("0.02")))
+        });
+        self.check("a_throttled_task_gets_less_of_the_cpus", |guest| {
+            ok(&["systemd-run", "--quiet", "--unit", "slow", "--slice", "slow.slice", "sleep", "infinity"])?;
+            let label = ["tollgate", "label", "slow.slice", "--task", "slow", "--budget", "total=0.02", "--budget"];
+            ok(&[&label[..], &["ladder=throttle=20@20,kill@100", "--budget", "throttle_cpu_percent=30"]].concat())?;
+            let output = guest.agent("slow-agent", &["--unit", "slow-agent", "--slice", "slow.slice"], 1, false);
+            wanted(output.status.success(), &text(&output))?;
+            let quota = || fs::read_to_string("/sys/fs/cgroup/slow.slice/cpu.max").unwrap_or_default();
+            until("it has a quota", || quota().starts_with("30000 ").then(String::new))
+                .map_err(|error| format!("{error}: {}", quota()))?;
+            ok(&["tollgate", "resume", "slow"])?;
+            ok(&["systemctl", "stop", "slow"]).map(|_| String::new())
         });
         self.check("restart_and_upgrade_keep_a_running_task", |guest| {
             let agent = ["--no-block", "--unit", "long", "--slice", "agents.slice"];

@@ -12,8 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::command;
 
 const SUITE: &str = "bookworm";
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,udev,kmod,initramfs-tools,zstd,curl,ca-certificates,openssl,libssl3,procps";
+const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,dbus,udev,kmod,initramfs-tools,zstd,curl,ca-certificates,openssl,libssl3,procps";
 const KERNEL: &str = "linux-image-amd64";
 /// MiB of its disk.
 const DISK: u32 = 1024;
