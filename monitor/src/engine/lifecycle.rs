@@ -165,6 +165,7 @@ impl Engine {
             state: TaskState::Running,
             taken_seen: self.gates.noted(slot).0,
             unseen_before: (0, 0),
+            forgotten: 0,
             held_seen: 0,
             held_before: 0,
             heads: Default::default(),
@@ -360,6 +361,7 @@ impl Engine {
             if unseen > 0 && now == task.unseen_before {
                 self.accounts.take_back(task.account, unseen);
                 task.taken_seen = now.0;
+                task.forgotten += unseen;
                 self.touched.insert(*slot);
             }
             task.unseen_before = now;

@@ -159,10 +159,13 @@ impl Engine {
             Ok(label) => label,
             Err(error) => return self.say_unreadable_label(slot, &error),
         };
-        if there > lent && self.probes.counters().dropped_records > 0 {
-            // Records were lost, by which the books may differ: what is too much is taken back, and nobody is accused.
+        if there > lent && there - lent <= task.forgotten {
+            // Records that were given up came after all, and the books differ by them: what is too much is taken back, and nobody is accused.
             let excess = self.gates.take_back(slot, there - lent);
-            tracing::warn!("task {}: {excess} credits were taken back after records were lost", task.id);
+            tracing::warn!("task {}: {excess} credits were taken back after records were late", task.id);
+            if let Some(task) = self.tasks.get_mut(&slot) {
+                task.forgotten = task.forgotten.saturating_sub(excess);
+            }
             return;
         }
         let what = if there > lent {

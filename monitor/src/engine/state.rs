@@ -161,6 +161,8 @@ pub struct Task {
     pub taken_seen: u64,
     /// Credits taken, and those seen, when processes were last compared.
     pub unseen_before: (u64, u64),
+    /// Credits that were taken and whose records were given up as lost: if they come after all, they are counted twice.
+    pub forgotten: u64,
     /// Requests held by the kernel whose records were seen.
     pub held_seen: u64,
     /// Requests held by the kernel at the last sweep: their records must have been seen by the next one.
