@@ -41,6 +41,8 @@ pub struct HeldProcess {
     pub refused: usize,
     /// What it has handed to sockets that may not send it yet.
     pub kept_back: Vec<KeptBack>,
+    /// There was too much to keep back, so that it is being killed.
+    pub overflows: bool,
     /// Code that it has mapped and that is being looked at.
     mappings: Vec<Mapping>,
     /// When it was seen with all threads stopped, by the boot clock; records from before that may still be in the ring.
@@ -179,6 +181,7 @@ impl Engine {
             is_refused: false,
             refused: 0,
             kept_back: Vec::new(),
+            overflows: false,
             mappings: Vec::new(),
             stopped: None,
             since: Instant::now(),
@@ -441,6 +444,7 @@ mod tests {
             is_refused: true,
             refused: 2,
             kept_back: Vec::new(),
+            overflows: false,
             mappings: Vec::new(),
             stopped,
             since: Instant::now(),

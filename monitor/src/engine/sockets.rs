@@ -8,13 +8,16 @@ use std::{collections::HashSet, thread};
 
 use super::{held::HeldProcess, state::Engine};
 use crate::{
+    alert::Kind,
     enforce::{end_sockets, kill_process, send_again},
     probe::{ConnectionId, Event, Pid, Slot, Transport},
     wire::{Direction, StreamOffset},
 };
 
-/// Records of a process that are kept back. One that stands still has less in its sockets.
+/// Records of a process that are kept back, where pieces of one stream that follow each other count as one, and their bytes. One that stands still has less in
+/// its sockets.
 const MOST_KEPT_BACK: usize = 1024;
+const MOST_BYTES: usize = 64 << 20;
 
 /// An event that waits for a decision.
 pub struct KeptBack {
@@ -24,11 +27,45 @@ pub struct KeptBack {
 }
 
 enum What {
-    Data { slot: Slot, direction: Direction, offset: StreamOffset, bytes: Box<[u8]> },
+    Data { slot: Slot, direction: Direction, offset: StreamOffset, bytes: Vec<u8> },
     Closed,
 }
 
 impl KeptBack {
+    fn new(connection: ConnectionId, time: u64, event: &Event<'_>) -> Self {
+        let what = match *event {
+            Event::Data { slot, direction, offset, bytes, .. } => {
+                What::Data { slot, direction, offset, bytes: bytes.into() }
+            }
+            _ => What::Closed,
+        };
+        Self { connection, time, what }
+    }
+
+    /// Takes what follows on it in the same stream.
+    fn append(&mut self, event: &Event<'_>) -> bool {
+        let (
+            Event::Data { slot, direction, offset, bytes, .. },
+            What::Data { slot: own, direction: to, offset: at, bytes: kept },
+        ) = (event, &mut self.what)
+        else {
+            return false;
+        };
+        let follows = (*own, *to) == (*slot, *direction)
+            && u64::try_from(kept.len()).is_ok_and(|len| at.0.checked_add(len) == Some(offset.0));
+        if follows {
+            kept.extend_from_slice(bytes);
+        }
+        follows
+    }
+
+    fn len(&self) -> usize {
+        match &self.what {
+            What::Data { bytes, .. } => bytes.len(),
+            What::Closed => 0,
+        }
+    }
+
     fn event(&self) -> Event<'_> {
         let connection = self.connection;
         match &self.what {
@@ -53,20 +90,30 @@ impl Engine {
         if !process.requests.iter().any(|request| request.connection == connection) {
             return false;
         }
-        let what = match *event {
-            Event::Data { slot, direction, offset, bytes, .. } => {
-                What::Data { slot, direction, offset, bytes: bytes.into() }
-            }
-            _ => What::Closed,
-        };
-        if process.kept_back.len() < MOST_KEPT_BACK {
-            process.kept_back.push(KeptBack { connection, time, what });
-        } else if process.kept_back.len() == MOST_KEPT_BACK {
-            // One that stands still sends nothing. The last one only says that this was done.
-            process.kept_back.push(KeptBack { connection, time, what: What::Closed });
-            kill_process(connection.pid);
+        if process.overflows {
+            // It is being killed. Nothing of this leaves.
+            return true;
+        }
+        // A call may have a thousand pieces.
+        let last = process.kept_back.iter_mut().rev().find(|kept| kept.connection == connection);
+        if last.is_none_or(|last| !last.append(event)) {
+            process.kept_back.push(KeptBack::new(connection, time, event));
+        }
+        let bytes: usize = process.kept_back.iter().map(KeptBack::len).sum();
+        if process.kept_back.len() > MOST_KEPT_BACK || bytes > MOST_BYTES {
+            process.overflows = true;
+            self.kill_for_too_much(connection.pid);
         }
         true
+    }
+
+    fn kill_for_too_much(&mut self, pid: Pid) {
+        let slot = self.held.get(&pid).map(|process| process.slot);
+        kill_process(pid);
+        if let Some(slot) = slot {
+            let message = format!("process {pid} sends more than can be kept while it stands still: it is killed");
+            self.decide(slot, Kind::Reach, message);
+        }
     }
 
     /// Every request of the process may go.
