@@ -234,9 +234,17 @@ impl Guest {
             let output = guest.agent("slow-agent", &["--unit", "slow-agent", "--slice", "slow.slice"], 1, false);
             wanted(output.status.success(), &text(&output))?;
             let quota = || fs::read_to_string("/sys/fs/cgroup/slow.slice/cpu.max").unwrap_or_default();
-            until("it has a quota", || quota().starts_with("30000 ").then(String::new))
+            let percent = || {
+                let said = quota();
+                let (quota, period) = said.trim().split_once(' ')?;
+                let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+                Some((quota / period * 100.0).round())
+            };
+            until("it has a quota", || (percent() == Some(30.0)).then(String::new))
                 .map_err(|error| format!("{error}: {}", quota()))?;
-            ok(&["tollgate", "resume", "slow"])?;
+            ok(&["tollgate", "budget", "slow", "set", "total=1"])?;
+            until("the quota is taken away", || quota().starts_with("max ").then(String::new))
+                .map_err(|error| format!("{error}: {}", quota()))?;
             ok(&["systemctl", "stop", "slow"]).map(|_| String::new())
         });
         self.check("restart_and_upgrade_keep_a_running_task", |guest| {
