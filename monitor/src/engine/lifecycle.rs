@@ -166,6 +166,7 @@ impl Engine {
             taken_seen: self.gates.noted(slot).0,
             unseen_before: (0, 0),
             forgotten: 0,
+            is_tampered: false,
             held_seen: 0,
             held_before: 0,
             heads: Default::default(),
@@ -448,7 +449,10 @@ impl Engine {
         self.gates.shut(slot);
         self.latencies.since("kill: gate shut", self.deciding);
         task.state = TaskState::Stopping;
+        let (there, lent) = (self.gates.credits(slot), self.accounts.credits(task.account));
         self.decide(slot, Kind::Kill, reason.to_string());
+        // Else nobody would hear of it any more.
+        self.find_foreign_credits(slot, there, lent);
         self.kill(slot);
     }
 

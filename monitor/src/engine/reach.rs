@@ -168,9 +168,11 @@ impl Engine {
             }
             return;
         }
-        let what = if there > lent {
-            format!("its gate has {there} credits, and {lent} were lent")
-        } else if self.gates.is_shut(slot) {
+        if self.find_foreign_credits(slot, there, lent) {
+            self.deciding = boot_nanoseconds();
+            return self.stop(slot, &crate::budget::Reason::Tampered);
+        }
+        let what = if self.gates.is_shut(slot) {
             "its gate is shut, and nobody has shut it".to_owned()
         } else if label != Some(slot) {
             "its cgroup has lost its label".to_owned()
@@ -180,6 +182,21 @@ impl Engine {
         self.deciding = boot_nanoseconds();
         self.decide(slot, Kind::Tampered, format!("{what}: somebody has changed what only this daemon may change"));
         self.stop(slot, &crate::budget::Reason::Tampered);
+    }
+
+    /// Says that a gate has more credits than were lent to it. Nothing but this daemon makes any, so this is never seen between two of its steps. Whether it was
+    /// so, now or before.
+    pub fn find_foreign_credits(&mut self, slot: Slot, there: u64, lent: u64) -> bool {
+        let Some(task) = self.tasks.get_mut(&slot) else { return false };
+        if there > lent.saturating_add(task.forgotten) && !task.is_tampered {
+            task.is_tampered = true;
+            let message = format!(
+                "its gate has {there} credits, and {lent} were lent: somebody has changed what only this daemon may change"
+            );
+            self.decide(slot, Kind::Tampered, message);
+            return true;
+        }
+        task.is_tampered
     }
 
     /// Once per task; it is tried again with each sweep. Nobody is accused of what could not be read.

@@ -163,6 +163,8 @@ pub struct Task {
     pub unseen_before: (u64, u64),
     /// Credits that were taken and whose records were given up as lost: if they come after all, they are counted twice.
     pub forgotten: u64,
+    /// Somebody has changed its gate, which is said once.
+    pub is_tampered: bool,
     /// Requests held by the kernel whose records were seen.
     pub held_seen: u64,
     /// Requests held by the kernel at the last sweep: their records must have been seen by the next one.
@@ -346,8 +348,10 @@ impl Engine {
     /// Takes back up to so many credits that the kernel has not taken yet.
     pub fn take_back(&mut self, slot: Slot, credits: u64) {
         if let Some(task) = self.tasks.get(&slot) {
+            let (account, lent) = (task.account, self.accounts.credits(task.account));
             let credits = self.gates.take_back(slot, credits);
-            self.accounts.take_back(task.account, credits);
+            self.accounts.take_back(account, credits);
+            self.find_foreign_credits(slot, credits, lent);
         }
     }
 }
