@@ -364,8 +364,8 @@ def open_gate():
         descriptor = bpf.open(number)
         if bpf.name(descriptor) != "GATES":
             continue
-        for slot in range(1, 64):
-            gate = (ctypes.c_ubyte * 64)()
+        for slot in range(1, 512):
+            gate = (ctypes.c_ubyte * 128)()
             bpf.value(1, descriptor, slot, gate)
             if any(gate[16:24]) or any(gate[8:16]):
                 ctypes.c_int64.from_buffer(gate, 0).value = 1_000_000
