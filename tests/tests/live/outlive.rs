@@ -163,7 +163,14 @@ fn hammer(bench: &mut Bench, task: &str, round: &Round<'_>) -> BTreeMap<char, us
         bench.daemon.restart();
     }
     assert_exit(&agent.wait(), expected_exit(round));
-    assert_eq!(bench.server.truth().len(), arrived, "{:?}: what arrived after the gate was shut", round.death);
+    let truths = bench.server.truth();
+    assert_eq!(
+        truths.len(),
+        arrived,
+        "{:?}: what arrived after the gate was shut: {:#?}",
+        round.death,
+        &truths[arrived..]
+    );
     if round.death != Death::Never && round.next.is_none() {
         bench.daemon.restart();
     }
