@@ -223,10 +223,13 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
-    /// Whether it, or a cgroup below it, has a process. One that is gone has none.
+    /// Whether it, or a cgroup below it, has a process. One that is gone has none; one that cannot be looked at, for want of descriptors say, may have.
     pub fn is_populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+        match fs::read_to_string(self.path.join("cgroup.events")) {
+            Ok(events) => events.lines().any(|line| line == "populated 1"),
+            // What is read of one that was removed since it was opened.
+            Err(error) => error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(libc::ENODEV),
+        }
     }
 
     /// Processes in it and in all cgroups below.

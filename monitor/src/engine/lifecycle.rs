@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     time::{Duration, Instant},
 };
 
@@ -554,16 +554,26 @@ impl Engine {
     }
 }
 
-fn unreadable(error: &std::io::Error) -> CommandError {
+fn unreadable(error: &io::Error) -> CommandError {
     CommandError::Failed(format!("the kernel does not tell whether it knows the cgroup: {error}"))
 }
 
-/// Nothing of the process can run any more: it is not there, or a zombie with no other thread.
+/// Nothing of the process can run any more: it is not there, or a zombie with no other thread. One that cannot be looked at, for want of descriptors say, lives.
 pub(super) fn is_gone(pid: Pid) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
-    threads.flatten().all(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        matches!(state, Some('Z' | 'X') | None)
+    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads,
+        Err(error) => return is_absent(&error),
+    };
+    threads.flatten().all(|thread| match fs::read_to_string(thread.path().join("stat")) {
+        Ok(stat) => {
+            let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            matches!(state, Some('Z' | 'X') | None)
+        }
+        Err(error) => is_absent(&error),
     })
+}
+
+/// `ESRCH` is what reading tells of a process that has ended since its file was opened.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
