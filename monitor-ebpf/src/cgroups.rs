@@ -1,13 +1,13 @@
 //! cgroups that are made, and processes that move between them: user space labels new cgroups before anything in them has run.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::tracepoint, programs::TracePointContext};
-use monitor_common::{CGROUP_PATH, Header, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, NO_TASK, Record};
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use monitor_common::{CGROUP_PATH, KIND_CGROUP_MADE, KIND_CGROUP_MOVE, NO_TASK};
 
 use crate::{
-    maps::{CGROUPS, PROCESSES, RECORDS, count},
+    maps::{CGROUPS, PROCESSES},
     presence::in_force,
     process::field,
-    record::{context_address, header},
+    record::{emit_text, header},
 };
 
 /// Offsets of tracepoint fields, as in `process.rs`.
@@ -34,7 +34,7 @@ pub fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
     if in_force() && field::<u32>(&ctx, &MKDIR_ROOT) == V2 {
         let mut header = header(KIND_CGROUP_MADE, 0, NO_TASK);
         header.object = field::<u64>(&ctx, &MKDIR_ID);
-        emit(&ctx, header, field::<u32>(&ctx, &MKDIR_PATH));
+        emit_text::<CGROUP_PATH>(&ctx, header, field::<u32>(&ctx, &MKDIR_PATH));
     }
     0
 }
@@ -50,26 +50,7 @@ pub fn cgroup_attach_task(ctx: TracePointContext) -> u32 {
     if unsafe { PROCESSES.get(&pid) }.is_some() || unsafe { CGROUPS.get(&id) }.is_some() {
         let mut header = header(KIND_CGROUP_MOVE, 0, NO_TASK);
         (header.object, header.tgid, header.tid) = (id, pid, pid);
-        emit(&ctx, header, field::<u32>(&ctx, &ATTACH_PATH));
+        emit_text::<CGROUP_PATH>(&ctx, header, field::<u32>(&ctx, &ATTACH_PATH));
     }
     0
-}
-
-/// Hands over a record with the path at `location`: its offset within the tracepoint's own record in the low half (`__data_loc`).
-#[inline(always)]
-fn emit(ctx: &TracePointContext, mut header: Header, location: u32) {
-    let Some(mut entry) = RECORDS.reserve::<Record<CGROUP_PATH>>(0) else {
-        count(|c| c.dropped_records += 1);
-        return;
-    };
-    let from = context_address(ctx) + u64::from(location & 0xffff);
-    let record = entry.as_mut_ptr();
-    // SAFETY: the destination is ring memory of `CGROUP_PATH` bytes; the helper checks the source and ends the text with a zero.
-    let read =
-        unsafe { bpf_probe_read_kernel_str((&raw mut (*record).payload).cast(), CGROUP_PATH as u32, from as *const _) };
-    header.len = if read > 0 { read as u32 - 1 } else { 0 };
-    // SAFETY: `record` points to reserved ring memory.
-    unsafe { (*record).header = header };
-    entry.submit(0);
-    count(|c| c.records += 1);
 }

@@ -8,21 +8,18 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
-        generated::{
-            bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel,
-            bpf_probe_read_kernel_str,
-        },
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel},
     },
     macros::tracepoint,
     programs::TracePointContext,
 };
-use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Process, Record};
+use monitor_common::{EXEC_PATH, KIND_EXEC, KIND_EXIT, KIND_FORK, NO_TASK, Process};
 
 use crate::{
     coverage, mapping,
-    maps::{CALLS, CGROUPS, CallKey, PROCESSES, RECORDS, count},
+    maps::{CALLS, CGROUPS, CallKey, PROCESSES, count},
     presence,
-    record::{context_address, emit, header},
+    record::{context_address, emit, emit_text, header},
 };
 
 /// Levels of the cgroup tree that are searched for a label, counted from the root.
@@ -166,22 +163,7 @@ fn executed(ctx: &TracePointContext, process: Process) {
     header.connection_born = header.time;
     remember(header.tgid, &Process { born: header.time, ..process });
     coverage::executes();
-    let Some(mut entry) = RECORDS.reserve::<Record<EXEC_PATH>>(0) else {
-        count(|c| c.dropped_records += 1);
-        return;
-    };
-    // `__data_loc`: offset of the text within the record in the low half, its length in the high half.
-    let location = field::<u32>(ctx, &EXEC_FILENAME);
-    let from = context_address(ctx) + u64::from(location & 0xffff);
-    let record = entry.as_mut_ptr();
-    // SAFETY: the destination is ring memory of `EXEC_PATH` bytes; the helper checks the source and ends the text with a zero.
-    let read =
-        unsafe { bpf_probe_read_kernel_str((&raw mut (*record).payload).cast(), EXEC_PATH as u32, from as *const _) };
-    header.len = if read > 0 { read as u32 - 1 } else { 0 };
-    // SAFETY: `record` points to reserved ring memory.
-    unsafe { (*record).header = header };
-    entry.submit(0);
-    count(|c| c.records += 1);
+    emit_text::<EXEC_PATH>(ctx, header, field::<u32>(ctx, &EXEC_FILENAME));
 }
 
 /// A thread ended. The first thread may end before the others, so membership is taken away by user space once the process is gone.

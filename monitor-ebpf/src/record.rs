@@ -6,8 +6,9 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_user},
+        generated::{bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
+    programs::TracePointContext,
 };
 use monitor_common::{Header, MAX_RECORDS_PER_CALL, Record, TIERS};
 
@@ -65,6 +66,25 @@ pub fn emit(header: Header) {
         }
         None => count(|c| c.dropped_records += 1),
     }
+}
+
+/// Hands over a record with a text of the tracepoint's own record, of at most `N` bytes with the zero at its end. `location` (`__data_loc`) has its offset there in
+/// the low half.
+#[inline(always)]
+pub fn emit_text<const N: usize>(ctx: &TracePointContext, mut header: Header, location: u32) {
+    let Some(mut entry) = RECORDS.reserve::<Record<N>>(0) else {
+        count(|c| c.dropped_records += 1);
+        return;
+    };
+    let from = context_address(ctx) + u64::from(location & 0xffff);
+    let record = entry.as_mut_ptr();
+    // SAFETY: the destination is ring memory of `N` bytes; the helper checks the source and ends the text with a zero.
+    let read = unsafe { bpf_probe_read_kernel_str((&raw mut (*record).payload).cast(), N as u32, from as *const _) };
+    header.len = if read > 0 { read as u32 - 1 } else { 0 };
+    // SAFETY: `record` points to reserved ring memory.
+    unsafe { (*record).header = header };
+    entry.submit(0);
+    count(|c| c.records += 1);
 }
 
 /// A run of records in the making.

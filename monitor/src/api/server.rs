@@ -234,7 +234,7 @@ async fn administrator_outside(app: &App, peer: Peer) -> Result<(), ApiError> {
 async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
     let who = who(app, peer).await?;
     if matches!(who, Who::User { .. }) {
-        app.ledger.flushed().await.ok();
+        settle(app).await;
         let wanted = task.clone();
         let row = read(app, move |ledger| ledger.task(wanted.as_str())).await?;
         if !row.is_some_and(|row| who.owns(&row.labels)) {
@@ -242,6 +242,13 @@ async fn owner(app: &App, peer: &Peer, task: &TaskId) -> Result<Who, ApiError> {
         }
     }
     Ok(who)
+}
+
+/// What is shown is found again after a crash. While the ledger cannot be written it would not be: alerts say so, and it is shown all the same.
+async fn settle(app: &App) {
+    if let Err(error) = app.ledger.flushed().await {
+        tracing::debug!("shown before it is kept: {error}");
+    }
 }
 
 /// Whether somebody reads everything, or only of the task that he is inside of.
@@ -275,8 +282,7 @@ async fn status(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) ->
     let mut status = app.engine.ask(|reply| Command::Status { reply }).await.ok_or(ApiError::Gone)?;
     status.tasks.retain(|task| who.owns(&task.labels) && sight.sees(task.task.as_str()));
     status.accounts.retain(|account| who.sees(&account.account));
-    // What is shown as spent is found again after a crash; where it would not be, an alert says so.
-    app.ledger.flushed().await.ok();
+    settle(&app).await;
     if sight.0.is_some() {
         (status.accounts, status.probes) = (Vec::new(), Vec::new());
         status.latencies.clear();
@@ -353,7 +359,7 @@ async fn order(
 async fn incidents(State(app): State<App>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<Vec<IncidentRow>> {
     let sight = Sight::of(&app, &peer).await?;
     administrator(&app, peer).await?;
-    app.ledger.flushed().await.ok();
+    settle(&app).await;
     let mut incidents = read(&app, |ledger| ledger.incidents(None)).await?;
     incidents.retain(|incident| sight.sees(&incident.account));
     Ok(Json(incidents))
@@ -446,7 +452,7 @@ async fn report(
     owner(&app, &peer, &task).await?;
     let asked = task.clone();
     let live = app.engine.ask(|reply| Command::Task { task: asked, reply }).await.ok_or(ApiError::Gone)?;
-    app.ledger.flushed().await.ok();
+    settle(&app).await;
     let wanted = task.clone();
     let report = read(&app, move |ledger| Report::new(ledger, &wanted, live.as_ref())).await?;
     report.map(Json).ok_or(ApiError::UnknownTask(task))

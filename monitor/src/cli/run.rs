@@ -123,7 +123,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Err(error) => {
             // Without a word it ends.
             drop(word);
-            child.wait().ok();
+            wait(&mut child)?;
             return Err(error);
         }
     };

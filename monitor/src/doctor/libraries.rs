@@ -9,19 +9,11 @@ use std::{
 };
 
 use super::{Check, Item, Verdict, processes::Processes};
-use crate::probe::finder::{self, Coverage, Depth, Findings, SIGNATURES_DIRECTORY, Signatures};
+use crate::probe::finder::{
+    self, Coverage, Depth, Findings, LIBRARY_DIRECTORIES, SEARCHED_FROM, SIGNATURES_DIRECTORY, Signatures,
+};
 
 const NAME: &str = "tls";
-const DIRECTORIES: [&str; 8] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib/aarch64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/local/lib",
-];
 /// What names of libraries with TLS begin with.
 const LIBRARIES: [&str; 9] = [
     "libssl.so",
@@ -38,9 +30,6 @@ const LIBRARIES: [&str; 9] = [
 const MOST: usize = 200;
 /// How long that may take in all. One file alone takes up to a few seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A program that names no TLS functions is searched through from this size on, as the daemon does.
-const SEARCHED_FROM: u64 = 1 << 20;
-
 pub fn check(processes: &Processes) -> Check {
     let signatures = match Signatures::embedded() {
         Ok(signatures) => signatures,
@@ -92,7 +81,7 @@ fn candidates(processes: &Processes) -> Vec<Candidate> {
             files.push(Candidate { path, shown, size: metadata.len() });
         }
     };
-    for directory in DIRECTORIES {
+    for directory in LIBRARY_DIRECTORIES {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let mut names: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_library(path)).collect();
         names.sort();

@@ -41,21 +41,8 @@ use super::{
     programs::Programs,
 };
 
-/// Where shared libraries lie when no process has them mapped yet, and what the one that most agents use is called. Others are probed when the first
-/// process of a task maps them, which waits for it.
-const LIBRARY_DIRECTORIES: [&str; 8] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib/aarch64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/local/lib",
-];
+/// What the library that most agents use is called. Others are probed when the first process of a task maps them, which waits for it.
 const LIBRARY_NAMES: [&str; 2] = ["libssl.so", "libssl-"];
-/// A program without TLS functions that it names is searched through from this size on: a smaller one has no room for TLS of its own.
-const SEARCHED_FROM: u64 = 1 << 20;
 /// How often files that were deleted are looked at: whoever still uses them may be gone.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -283,7 +270,7 @@ impl Attacher {
             plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);
         }
         let is_library = name.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
-        if plan.probes.is_empty() && !is_library && metadata.len() >= SEARCHED_FROM {
+        if plan.probes.is_empty() && !is_library && metadata.len() >= finder::SEARCHED_FROM {
             plan = Plan::new(&finder::inspect(path, &self.signatures, Depth::Code)?);
         }
         self.known.put(&metadata, &plan);
@@ -411,7 +398,7 @@ fn detach(mut links: Vec<Attachment>) {
 }
 
 fn installed() -> Vec<PathBuf> {
-    let entries = LIBRARY_DIRECTORIES.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let entries = finder::LIBRARY_DIRECTORIES.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let is_tls = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         LIBRARY_NAMES.iter().any(|known| name.starts_with(known)) && name.contains(".so")

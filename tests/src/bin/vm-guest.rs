@@ -216,11 +216,11 @@ impl Guest {
         });
         self.check("a_container_is_stopped_at_its_cap", |guest| {
             // It has a root, a user database and a /tmp of its own, and the programs of the guest.
-            let script = guest.command("boxed", 50).replace("/tmp/", "/work/");
+            let script = guest.command("boxed", 50).replace("/tmp/", "/guest/");
             fs::write("/tmp/boxed.sh", script).map_err(|error| error.to_string())?;
             let container =
                 ["systemd-nspawn", "--quiet", "--pipe", "--volatile=yes", "--directory=/", "--machine=boxed"];
-            let output = run(&[&container[..], &["--bind-ro=/tmp:/work", "sh", "/work/boxed.sh"]].concat());
+            let output = run(&[&container[..], &["--bind-ro=/tmp:/guest", "sh", "/guest/boxed.sh"]].concat());
             let state = || report("box-boxed").filter(|report| report["state"] == "stopped").map(|_| String::new());
             until("it is stopped", state).map_err(|error| format!("{error}: {}", text(&output)))?;
             let spent = guest.billed("boxed");

@@ -56,12 +56,14 @@ impl Queue {
     pub async fn serve(mut self) {
         let mut done = self.begin().await;
         loop {
-            // What was raised is in the ledger then; where that fails, what is there already is sent all the same.
-            tokio::time::timeout(LOOK_AGAIN, self.ledger.flushed()).await.ok();
+            self.settle().await;
             let alerts = self.reader.alerts_after(done, BATCH).unwrap_or_else(|error| self.unreadable(&error));
             if alerts.is_empty() {
                 self.counts.waiting.store(0, Relaxed);
-                tokio::time::timeout(LOOK_AGAIN, self.raised.changed()).await.ok();
+                if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, self.raised.changed()).await {
+                    // Nothing is raised any more: the daemon ends.
+                    return;
+                }
                 continue;
             }
             for alert in alerts {
@@ -76,11 +78,18 @@ impl Queue {
         }
     }
 
+    /// Waits until what was raised is in the ledger. Where that fails, or takes long, what is there already is sent all the same.
+    async fn settle(&self) {
+        if let Ok(Err(error)) = tokio::time::timeout(LOOK_AGAIN, self.ledger.flushed()).await {
+            tracing::debug!("webhook {}: {error}", self.name);
+        }
+    }
+
     /// Where it was when the daemon before stopped; a new one begins with what is raised from now on.
     async fn begin(&self) -> i64 {
         self.ledger.put(Entry::Webhook { name: self.name.as_str().into() });
         loop {
-            tokio::time::timeout(LOOK_AGAIN, self.ledger.flushed()).await.ok();
+            self.settle().await;
             match self.reader.webhook_sent(&self.name) {
                 Ok(Some(sent)) => return sent,
                 Ok(None) => {}

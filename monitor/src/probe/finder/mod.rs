@@ -50,6 +50,20 @@ use image::Image;
 use symbols::Known;
 use target::Direction;
 
+/// Where shared libraries lie, also when no process has them mapped yet.
+pub const LIBRARY_DIRECTORIES: [&str; 8] = [
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/lib64",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+];
+/// A program without TLS functions that it names is searched through from this size on: a smaller one has no room for TLS of its own.
+pub const SEARCHED_FROM: u64 = 1 << 20;
+
 /// Traces of libraries in constant data, so that one that was not found is seen all the same.
 const TRACES: [(TlsStack, &str); 6] = [
     (TlsStack::OpenSsl, "ssl/ssl_lib.c\0"),
